@@ -1,0 +1,40 @@
+"""What all sections of a config share. No torch, no ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    """A frozen part of a config that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataFacts:
+    """What defaults may depend on: facts of the data set, as its index tells them.
+
+    Attributes:
+        name: The data set's name, such as `mnist`.
+        channels: 1 or 3.
+        size: Edge of the square images, in pixels.
+        num_classes: Number of classes after `data.classes`.
+        smallest_class: Number of images of the smallest class.
+    """
+
+    name: str
+    channels: int
+    size: int
+    num_classes: int
+    smallest_class: int
+
+    @property
+    def handwritten(self) -> bool:
+        """Whether mirroring an image would change what it shows (digits, Zalando's labels as the papers treat them)."""
+        return self.name in {"digits", "mnist", "fashion-mnist", "svhn", "usps"}

@@ -1,0 +1,162 @@
+"""The sections of a run's config, and their resolution against the facts of the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from raydd.config.base import Auto, DataFacts, Section
+from raydd.config.methods import MethodConfig, methods
+from raydd.config.net import NETS, NetConfig
+from raydd.errors import ConfigError
+
+PROTOCOLS = ("dsa", "frepo")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class DataConfig(Section):
+    """Where the real images are, and which of them are used."""
+
+    train: str = Field(description="packed shards (URL), or a SOURCE such as `digits` that is packed first")
+    test: str | None = Field(None, description="packed shards or a SOURCE; left out: the source's own test split")
+    size: int | None = Field(None, ge=4, description="edge in pixels a SOURCE's images are resized to when packed")
+    val_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training split that is kept for selection")
+    classes: Literal["all"] | list[int | str] = Field("all", description="a subset, by index or name")
+    zca: Literal["frepo"] | None | Auto = Field("auto", description="whitening; auto: the paper's; null: none")
+    statistics: Literal["table", "fit"] | Auto = Field(
+        "auto", description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known"
+    )
+    cache: Literal["memory"] = "memory"
+
+
+class EngineConfig(Section):
+    """Where the work is done."""
+
+    workers: int = Field(1, ge=0, description="worker processes; 0: none, all in this process and without Ray")
+    min_workers: int = Field(1, ge=1, description="start and go on with as few as this")
+    cpus_per_worker: int = Field(1, ge=1, description="also the number of torch threads, which is part of the numerics")
+    gpus_per_worker: float = Field(0, ge=0)
+    checkpoint_every: int = Field(500, ge=1, description="rounds")
+    checkpoint_every_s: float = Field(300, gt=0)
+    keep_checkpoints: int = Field(2, ge=1)
+    start_timeout_s: float = Field(600, gt=0)
+    replace_timeout_s: float = Field(300, gt=0)
+    step_timeout_s: float = Field(3600, gt=0, description="a worker that is silent for longer counts as lost")
+    deterministic: bool = True
+    precision: Literal["fp32", "tf32"] = Field("fp32", description="arithmetic of convolutions and products on a GPU")
+
+    @model_validator(mode="after")
+    def _check_workers(self) -> Self:
+        if self.workers and self.min_workers > self.workers:
+            raise ValueError(f"engine.min_workers must be <= engine.workers ({self.workers}), got {self.min_workers}")
+        return self
+
+
+class EvaluateConfig(Section):
+    """How the distilled set is scored."""
+
+    protocol: Literal["dsa", "frepo"] | Auto = Field("auto", description="auto: the method's own")
+    nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
+    sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
+    repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")
+    baselines: list[Literal["random", "whole"]] = Field(["random"], description="scored beside the distilled set")
+    whole_epochs: int = Field(20, ge=1, description="epochs of the training on the whole set, cosine to zero")
+
+
+class Config(Section):
+    """A whole run, as YAML says it.
+
+    The same model holds what the user wrote and, after `resolved`, what it means: no field is `auto` any more.
+    """
+
+    name: str = Field(description="the run's folder in the store")
+    seed: int = Field(0, ge=0, lt=2**63)
+    data: DataConfig
+    method: SerializeAsAny[MethodConfig]
+    net: NetConfig | Auto = "auto"
+    engine: EngineConfig = EngineConfig()
+    store: str = Field("runs", description="folder of runs, at any fsspec URL")
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not RUN_NAME.fullmatch(name):
+            raise ValueError("must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit")
+        return name
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _pick_method(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, dict):
+            return value
+        name = value.get("name")
+        if name not in methods():
+            raise ValueError(f"method.name must be one of {', '.join(methods())}, got {name!r} (see `raydd methods`)")
+        return methods()[name].config.model_validate(value, context=info.context)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_net(cls, raw: Any) -> Any:
+        """Let `net: {width: 32}` mean the method's own network at width 32."""
+        if isinstance(raw, dict) and isinstance(raw.get("net"), dict) and "name" not in raw["net"]:
+            method = raw.get("method")
+            spec = methods().get(method.get("name", "")) if isinstance(method, dict) else None
+            # Of an unknown method the field itself will tell; the net then needs some name only.
+            raw = {**raw, "net": {"name": spec.config.default_net if spec else "convnet", **raw["net"]}}
+        return raw
+
+    def resolved(self, facts: DataFacts) -> Config:
+        """Return a copy in which every `auto` is replaced by the method's and the data set's own default.
+
+        Raises:
+            ConfigError: When the method asks for more than the data has.
+        """
+        method = self.method.resolved(facts)
+        if method.ipc > facts.smallest_class and getattr(method, "init", "real") == "real":
+            raise ConfigError(
+                f"method.ipc must be <= the size of the smallest class ({facts.smallest_class}) when images start as real "
+                f"ones, got {method.ipc}; lower method.ipc or set method.init to noise"
+            )
+        net = self.net
+        if net == "auto":
+            net = NETS[method.default_net]()
+        if getattr(net, "norm", "") == "batch" and getattr(method, "classes_per_slot", facts.num_classes) != facts.num_classes:
+            raise ConfigError(
+                "net.norm batch mixes all classes in one batch, so method.classes_per_slot must be all, "
+                f"got {getattr(method, 'classes_per_slot', None)}"
+            )
+        zca = method.default_zca(facts) if self.data.zca == "auto" else self.data.zca
+        protocol = method.default_protocol if self.evaluate.protocol == "auto" else self.evaluate.protocol
+        return self.model_copy(
+            update={
+                "method": method,
+                "net": net.resolved(facts),
+                "data": self.data.model_copy(update={"zca": zca}),
+                "evaluate": self.evaluate.model_copy(update={"protocol": protocol}),
+            }
+        )
+
+    def identity(self, index_hash: str) -> dict[str, Any]:
+        """Return what decides the bits of the result, for a resolved config over the data set named by `index_hash`."""
+        method = self.method.model_dump()
+        if not self.method.scheduled:
+            del method["rounds"]
+        return {
+            "seed": self.seed,
+            "data": {
+                "index": index_hash,
+                **self.data.model_dump(include={"classes", "val_fraction", "zca", "statistics"}),
+            },
+            "net": self.net if isinstance(self.net, str) else self.net.model_dump(),
+            "method": method,
+            "engine": self.engine.model_dump(include={"cpus_per_worker", "deterministic", "precision"}),
+        }
+
+    def hash(self, index_hash: str) -> str:
+        """Return the sha256 of `identity`: a run goes on only with its own."""
+        return hashlib.sha256(json.dumps(self.identity(index_hash), sort_keys=True).encode()).hexdigest()

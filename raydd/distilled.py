@@ -1,0 +1,370 @@
+"""The distilled set: tensors, and a recipe that says exactly how they are meant.
+
+The artifact's format, version 1: one folder at any fsspec URL with
+
+    data.safetensors   `images` float32 (N, C, H, W), normalised; `labels` float32 (N, classes) soft or int64 (N,) hard;
+                       `transform.*` what real images are normalised by; `extra.*` whatever else the method learned
+    recipe.json        the record below
+    README.md          a dataset card for people
+    preview.png        the images as a grid, for looking only
+    manifest.json      sizes and sha256 of the above, written last: an artifact exists once its manifest does
+
+A transform's tensors of more than 1 MB (whitening) lie in `transforms/<sha256>.safetensors`, once per store and beside the runs;
+the recipe names the hash, and pulled or exported sets carry the file along. Nothing in an artifact is a pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from raydd.data.transforms import Transform
+from raydd.errors import DataError, IntegrityError, UserError
+from raydd.seeding import generator
+from raydd.store import Folder, commit, digest, load_manifest, read_verified
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMAT = "raydd-distilled-1"
+LARGE_TRANSFORM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a distilled set came to be and how it is meant.
+
+    Attributes:
+        name: The run's name.
+        method: The method's name.
+        paper: Authors, title, venue and year.
+        config: The resolved config, as plain data.
+        classes: Names, in the order of label indices.
+        label_kind: `hard` or `soft`.
+        label_convention: The labels' scale and the loss that they are for.
+        protocol: The evaluation protocol of the method's paper.
+        augmentation: DSA strategy or FRePo's operations, joined by `_`; None for none.
+        transform: The transform's plain part; its tensors are stored beside it.
+        transform_file: sha256 that names the transform's large tensors, or None.
+        index_hash: What names the real data set.
+        rounds: Updates done.
+        versions: Of raydd, torch and Python, and the kind of processor.
+    """
+
+    name: str
+    method: str
+    paper: str
+    config: dict[str, Any]
+    classes: tuple[str, ...]
+    label_kind: str
+    label_convention: str
+    protocol: str
+    augmentation: str | None
+    transform: dict[str, Any]
+    transform_file: str | None = None
+    index_hash: str
+    rounds: int
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as plain data."""
+        return {"format": FORMAT, **asdict(self), "classes": list(self.classes)}
+
+    @classmethod
+    def from_json(cls, raw: Any, where: str) -> Recipe:
+        """Read a recipe back.
+
+        Raises:
+            DataError: When it is of another format or lacks a field.
+        """
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            got = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
+            raise DataError(f"expected a recipe of format {FORMAT} in {where}, got {got!r}; is raydd too old for this set?")
+        fields = {key: value for key, value in raw.items() if key != "format"}
+        try:
+            return cls(**{**fields, "classes": tuple(fields["classes"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(f"the recipe in {where} is incomplete: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilledSet:
+    """A small synthetic data set that trains networks nearly as well as the large real one it was distilled from.
+
+    Attributes:
+        images: float32 (N, C, H, W), normalised as the recipe says; not clamped.
+        labels: float32 (N, classes) soft or int64 (N,) hard.
+        recipe: How the set is meant.
+        preprocessing: What makes real images comparable with `images`.
+        extras: What else a method learned, such as step sizes.
+    """
+
+    images: Tensor
+    labels: Tensor
+    recipe: Recipe
+    preprocessing: Transform
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of label indices."""
+        return self.recipe.classes
+
+    @property
+    def targets(self) -> Tensor:
+        """Class indices, int64 (N,): the labels themselves, or the strongest class of soft ones."""
+        return self.labels.argmax(1) if self.labels.ndim == 2 else self.labels
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of all that was learned or chosen: images, labels and extras."""
+        return sum(t.numel() * t.element_size() for t in (self.images, self.labels, *self.extras.values()))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self) -> Tensor:
+        """Return the images for looking at: uint8 (N, C, H, W). Lossy: learned values are clamped and rounded."""
+        return self.preprocessing.pixels(self.images)
+
+    def transform(self, images: Tensor | Image.Image | list[Image.Image]) -> Tensor:
+        """Turn real images into what a network trained on this set expects.
+
+        Args:
+            images: uint8 or float in [0, 1] of shape (C, H, W) or (n, C, H, W), or PIL images, which are brought to this
+                set's size and channels.
+
+        Returns:
+            float32 of the same shape as the tensor, or (n, C, H, W) for PIL images ((C, H, W) for a single one).
+        """
+        if isinstance(images, Tensor):
+            return self.preprocessing(images) if images.ndim == 4 else self.preprocessing(images[None])[0]
+        from raydd.data.images import image_tensor
+
+        channels, size = self.images.shape[1], self.images.shape[-1]
+        if not isinstance(images, list):
+            return self.preprocessing(image_tensor(images, channels, size)[None])[0]
+        return self.preprocessing(torch.stack([image_tensor(image, channels, size) for image in images]))
+
+    def as_dataset(self) -> Dataset[tuple[Tensor, ...]]:
+        """Return a torch Dataset of (image, label)."""
+        return TensorDataset(self.images, self.labels)
+
+    def loader(self, batch_size: int, *, shuffle: bool = True, augment: bool = True, seed: int = 0) -> DataLoader[Any]:
+        """Return a DataLoader of (images, labels), augmented as the recipe says unless `augment` is false.
+
+        Args:
+            batch_size: Images a batch; at most the set's size.
+            shuffle: Draw a new order every epoch.
+            augment: Apply the recipe's augmentation, with a parameter of its own for every image.
+            seed: Names the order and the augmentations.
+        """
+        batches = _Augmented(self.recipe.augmentation if augment else None, seed)
+        return DataLoader(
+            self.as_dataset(), batch_size, shuffle=shuffle, collate_fn=batches, generator=generator(seed, "loader")
+        )
+
+    def recall(self, queries: Tensor) -> Tensor:
+        """Return the images that an addressed memory holds for these classes or query vectors.
+
+        Raises:
+            UserError: When the set is not an addressed memory.
+        """
+        raise UserError(f"recall needs an addressed memory (method rtp), got a set of method {self.recipe.method}")
+
+    def save(self, folder: Folder, *, transforms: Folder | None = None) -> None:
+        """Write the artifact; it exists once its manifest does.
+
+        Args:
+            folder: Where to.
+            transforms: The store's folder for large transforms; by default they lie in the artifact itself.
+        """
+        tensors = {"images": self.images, "labels": self.labels}
+        tensors |= {f"extra.{key}": value for key, value in self.extras.items()}
+        of_transform = {f"transform.{key}": value for key, value in self.preprocessing.to_tensors().items()}
+        files: dict[str, bytes] = {}
+        recipe = self.recipe.to_json()
+        if sum(t.numel() * t.element_size() for t in of_transform.values()) > LARGE_TRANSFORM:
+            data = _tensor_bytes(of_transform)
+            recipe["transform_file"] = digest(data).sha256
+            name = f"{recipe['transform_file']}.safetensors"
+            if transforms is None:
+                files[f"transforms/{name}"] = data
+            elif not transforms.exists(name):
+                transforms.write(name, data)
+        else:
+            tensors |= of_transform
+        files["data.safetensors"] = _tensor_bytes(tensors)
+        files["recipe.json"] = (json.dumps(recipe, indent=1, sort_keys=True) + "\n").encode()
+        files["README.md"] = card(self).encode()
+        files["preview.png"] = picture(self.pixels()[:1000], self.recipe_columns())
+        commit(folder, files, meta={"format": FORMAT})
+
+    def recipe_columns(self) -> int:
+        """Return how many images of a grid stand in a row: those of a class, or ten where there is one a class."""
+        per_class = len(self) // max(1, len(self.classes))
+        return per_class if 1 < per_class <= 50 else 10
+
+    @classmethod
+    def load(cls, url: str) -> DistilledSet:
+        """Load a distilled set from a run, an artifact folder or a pulled set, at any fsspec URL.
+
+        Raises:
+            DataError: When there is none, naming what was found instead.
+            IntegrityError: When a file is missing, truncated or altered, naming it.
+        """
+        folder = artifact_folder(url)
+        manifest = load_manifest(folder)
+        raw = json.loads(read_verified(folder, manifest, "recipe.json"))
+        recipe = Recipe.from_json(raw, folder.url)
+        tensors = tensors_from(read_verified(folder, manifest, "data.safetensors"), f"{folder.url}/data.safetensors")
+        if recipe.transform_file is not None:
+            tensors |= _large_transform(folder, recipe.transform_file)
+        parts: dict[str, dict[str, Tensor]] = {"transform": {}, "extra": {}}
+        for key in [key for key in tensors if "." in key]:
+            kind, _, name = key.partition(".")
+            parts.setdefault(kind, {})[name] = tensors.pop(key)
+        _check(tensors, recipe, folder.url)
+        return cls(
+            images=tensors["images"],
+            labels=tensors["labels"],
+            recipe=recipe,
+            preprocessing=Transform.from_parts(parts["transform"], recipe.transform),
+            extras=parts["extra"],
+        )
+
+
+@dataclass(slots=True)
+class _Augmented:
+    """Collates samples and augments the batch; the k-th batch of a loader has the draws keyed by (seed, k)."""
+
+    strategy: str | None
+    seed: int
+    batches: int = 0
+
+    def __call__(self, samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        images = torch.stack([image for image, _ in samples])
+        labels = torch.stack([label for _, label in samples])
+        if self.strategy is not None:
+            from raydd.augment import augment
+
+            images = augment(images, self.strategy, generator(self.seed, "loader-augment", self.batches))
+        self.batches += 1
+        return images, labels
+
+
+def artifact_folder(url: str) -> Folder:
+    """Return the folder of the artifact that a URL means: a run's `distilled`, or the folder itself.
+
+    Raises:
+        DataError: When neither holds one.
+    """
+    folder = Folder(url)
+    for candidate in (folder.folder("distilled"), folder):
+        if candidate.exists("manifest.json"):
+            return candidate
+    if folder.exists("index.json"):
+        raise DataError(f"expected a distilled set at {folder.url}, got packed shards of real images")
+    hint = "its run is not finished; `raydd show` tells how far it is" if folder.exists("config.yaml") else "check the URL"
+    raise DataError(f"expected a distilled set at {folder.url}, got a folder without manifest.json; {hint}")
+
+
+def tensors_from(data: bytes, where: str) -> dict[str, Tensor]:
+    """Read safetensors bytes.
+
+    Raises:
+        IntegrityError: When they are not safetensors; nothing else is ever tried on them.
+    """
+    try:
+        return safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise IntegrityError(f"expected safetensors in {where}, got something else: {error}") from None
+
+
+def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+
+
+def _large_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
+    name = f"{sha256}.safetensors"
+    places = [folder.folder("transforms"), folder.parent.parent.folder("transforms")]
+    for place in places:
+        if place.exists(name):
+            data = place.read(name)
+            if digest(data).sha256 != sha256:
+                raise IntegrityError(f"{place.url}/{name} was altered: its sha256 is {digest(data).sha256}")
+            return tensors_from(data, f"{place.url}/{name}")
+    raise IntegrityError(f"the transform {name} of {folder.url} is missing; looked in {', '.join(p.url for p in places)}")
+
+
+def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
+    images, labels = tensors.get("images"), tensors.get("labels")
+    if images is None or labels is None or images.ndim != 4 or images.dtype != torch.float32 or len(images) != len(labels):
+        raise IntegrityError(f"expected float32 images (N, C, H, W) and N labels in {where}, got {sorted(tensors)}")
+    classes = len(recipe.classes)
+    soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)
+    hard = labels.dtype == torch.int64 and labels.ndim == 1
+    if not (soft if recipe.label_kind == "soft" else hard):
+        got = f"{labels.dtype} {tuple(labels.shape)}"
+        raise IntegrityError(f"expected {recipe.label_kind} labels of {classes} classes in {where}, got {got}")
+
+
+def picture(pixels: Tensor, columns: int, *, gap: int = 2, least: int = 48) -> bytes:
+    """Return a PNG of images in rows of `columns`.
+
+    Args:
+        pixels: uint8 (N, C, H, W).
+        columns: Images a row.
+        gap: White pixels between images.
+        least: Images smaller than this many pixels are enlarged by a whole factor to reach it.
+    """
+    from PIL import Image as PILImage
+
+    factor = max(1, -(-least // pixels.shape[-1]))
+    pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    n, channels, height, width = pixels.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(pixels):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    PILImage.fromarray(array).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def card(ds: DistilledSet) -> str:
+    """Return the dataset card that lies beside the tensors."""
+    return "\n".join(_card_lines(ds)) + "\n"
+
+
+def _card_lines(ds: DistilledSet) -> Iterator[str]:
+    recipe = ds.recipe
+    n, channels, height, width = ds.images.shape
+    yield f"# {recipe.name}: {n} distilled images"
+    yield ""
+    yield f"Made by raydd with method `{recipe.method}` ({recipe.paper}) in {recipe.rounds} rounds."
+    yield ""
+    yield f"- images: float32 ({n}, {channels}, {height}, {width}), normalised and not clamped; `ds.pixels()` gives uint8"
+    yield f"- labels: {recipe.label_kind}; {recipe.label_convention}"
+    yield f"- classes: {len(recipe.classes)}"
+    yield f"- augmentation in training: {recipe.augmentation or 'none'}; protocol: {recipe.protocol}"
+    yield f"- storage: {ds.storage_bytes} bytes"
+    yield ""
+    yield "```python"
+    yield "import raydd"
+    yield 'ds = raydd.load("this folder")'
+    yield "for images, labels in ds.loader(batch_size=256): ...   # train"
+    yield "network(ds.transform(real_images))                     # test"
+    yield "```"

@@ -1,0 +1,216 @@
+"""What every method is: variables, slots and rounds.
+
+A *round* asks for gradients of the *variables* (synthetic images, soft labels, ...), reduces them and takes one optimiser
+step. The work of a round falls into *slots*, the smallest units that can be done anywhere. A slot may work on a *unit*: a
+state that lives beside it and evolves, such as a member of FRePo's model pool.
+
+Shapes in comments: N synthetic images, B real images, C classes, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from raydd.config import DataFacts, MethodConfig
+from raydd.data.plan import EpochPlan, class_batch
+from raydd.nets import build
+from raydd.seeding import generator
+
+Tensors = dict[str, Tensor]
+Config = TypeVar("Config", bound=MethodConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A piece of a round that can be done anywhere.
+
+    Attributes:
+        index: Its place among all slots of the method; contributions are reduced in this order.
+        unit: The unit whose state it works on, or None. Slots that share a unit are neighbours.
+        classes: The classes it is about; empty where it is about all.
+    """
+
+    index: int
+    unit: int | None = None
+    classes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What a slot gives to its round.
+
+    Attributes:
+        slot: The slot.
+        gradients: By the variables' names; rows of the slot's classes, or whole tensors, as the method's `reduce` expects.
+        metrics: Numbers for the log, averaged over slots; `loss` is always among them.
+    """
+
+    slot: Slot
+    gradients: Tensors
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labels:
+    """How labels are meant, so that nobody can misread them.
+
+    Attributes:
+        kind: `hard` (int64 class indices) or `soft` (float32 rows).
+        convention: One sentence about their scale, and which loss they are for.
+    """
+
+    kind: str
+    convention: str
+
+
+HARD = Labels(kind="hard", convention="int64 class indices; train with cross entropy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """The data set as a method sees it: numbers and plans, no images.
+
+    Attributes:
+        facts: Name, shape and number of classes.
+        seed: The run's root seed; all draws are keyed by it.
+        by_class: For each class the ids of its real images, int64.
+        device: Where arithmetic happens.
+    """
+
+    facts: DataFacts
+    seed: int
+    by_class: tuple[Tensor, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return (self.facts.channels, self.facts.size, self.facts.size)
+
+    def generator(self, purpose: str, *indices: int | str) -> torch.Generator:
+        """Return the generator of one draw of this run."""
+        return generator(self.seed, purpose, *indices)
+
+    def class_ids(self, purpose: str, label: int, size: int, *indices: int | str) -> Tensor:
+        """Return `size` ids of a class without replacement, all of them where there are fewer."""
+        return class_batch(self.by_class[label], size, self.generator(purpose, *indices, label))
+
+
+class Method(ABC, Generic[Config]):
+    """A dataset distillation method as pure functions over tensors.
+
+    It never sees ray, paths, clocks or the command line, holds nothing that evolves, and draws only from keyed generators, so
+    that the same round gives the same bits wherever its slots are done. Variables, optimiser state and unit states are dicts
+    of tensors; no function changes a tensor that it was given.
+    """
+
+    labels: ClassVar[Labels] = HARD
+
+    def __init__(self, config: Config, net: Any, problem: Problem) -> None:
+        self.config = config
+        self.problem = problem
+        self.net: nn.Module = build(net, problem.shape, problem.facts.num_classes)
+        self.slots_all: tuple[Slot, ...] = self.all_slots()
+
+    # Where the work is
+
+    @abstractmethod
+    def all_slots(self) -> tuple[Slot, ...]:
+        """Return every slot that any round may have; called once."""
+
+    def slots(self, round: int) -> tuple[Slot, ...]:
+        """Return the slots of this round, in order; all of them unless the method says otherwise."""
+        return self.slots_all
+
+    @abstractmethod
+    def real_ids(self, round: int, slot: Slot) -> Tensor:
+        """Return the ids of the real images that a slot needs in a round, int64 (B,)."""
+
+    # The coordinator's part: variables
+
+    def init_ids(self) -> Tensor:
+        """Return the ids of the real images that the variables start from, int64; `ipc` a class, in the order of classes."""
+        ipc = self.config.ipc
+        return torch.cat([self.problem.class_ids("init", c, ipc) for c in range(self.problem.facts.num_classes)])
+
+    @abstractmethod
+    def init(self, x_real: Tensor) -> Tensors:
+        """Return the variables at round 0.
+
+        Args:
+            x_real: The images of `init_ids`, float32 (N, C, H, W), normalised.
+        """
+
+    @abstractmethod
+    def optimiser(self, variables: Tensors) -> Tensors:
+        """Return the optimiser's state at round 0."""
+
+    @abstractmethod
+    def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
+        """Return the gradients of all variables from a round's contributions, which come in the order of slots."""
+
+    @abstractmethod
+    def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
+        """Take one optimiser step; return new variables and a new optimiser state."""
+
+    @abstractmethod
+    def distilled(self, variables: Tensors) -> Tensors:
+        """Return `images` float32 (N, C, H, W) normalised and `labels`, and whatever else the set consists of."""
+
+    # The workers' part: slots and units
+
+    def unit_state(self, unit: int) -> Tensors:
+        """Return the state of a unit at round 0."""
+        raise NotImplementedError(f"{type(self).__name__} has no units")
+
+    def shared_state(self, round: int) -> Any:
+        """Return what all slots of a round share and any worker can make from its key, such as DM's embedding network."""
+        return None
+
+    @abstractmethod
+    def contribution(
+        self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: Any, x_real: Tensor, y_real: Tensor
+    ) -> Contribution:
+        """Return a slot's gradients of the variables.
+
+        Args:
+            round: The round, from 0.
+            slot: The slot.
+            variables: The variables, on the problem's device.
+            state: The state of the slot's unit; empty where it has none.
+            shared: What `shared_state` returned for this round.
+            x_real: The images of `real_ids`, float32 (B, C, H, W), normalised.
+            y_real: Their labels, int64 (B,).
+        """
+
+    def after_update(self, round: int, unit: int, state: Tensors, variables: Tensors) -> Tensors:
+        """Return a unit's state after a round it took part in, given that round's new variables."""
+        return state
+
+
+class Pool:
+    """Stratified choice of `chosen` out of `size` pool members a round: one, uniformly, from each of `chosen` equal ranges.
+
+    With one a round this is the papers' uniform choice. With more, neighbouring members never give a gradient in the same
+    round, so that workers that hold ranges of the pool are equally busy.
+    """
+
+    def __init__(self, problem: Problem, size: int, chosen: int) -> None:
+        self.problem = problem
+        self.edges = [size * i // chosen for i in range(chosen + 1)]
+
+    def members(self, round: int) -> tuple[int, ...]:
+        """Return the members of a round, in order."""
+        gen = self.problem.generator("member", round)
+        return tuple(
+            int(torch.randint(low, high, (1,), generator=gen)) for low, high in zip(self.edges, self.edges[1:], strict=False)
+        )
+
+
+__all__ = ["HARD", "Contribution", "EpochPlan", "Labels", "Method", "Pool", "Problem", "Slot", "Tensors"]
