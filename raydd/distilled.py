@@ -21,12 +21,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from raydd.augment import per_image
+from raydd.data.images import convert, resize
 from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, UserError
 from raydd.seeding import generator
@@ -52,7 +55,7 @@ class Recipe:
         label_kind: `hard` or `soft`.
         label_convention: The labels' scale and the loss that they are for.
         protocol: The evaluation protocol of the method's paper.
-        augmentation: DSA strategy or FRePo's operations, joined by `_`; None for none.
+        augmentation: Whose and which, such as `dsa:color_crop`; None for none.
         transform: The transform's plain part; its tensors are stored beside it.
         transform_file: sha256 that names the transform's large tensors, or None.
         index_hash: What names the real data set.
@@ -148,12 +151,12 @@ class DistilledSet:
         """
         if isinstance(images, Tensor):
             return self.preprocessing(images) if images.ndim == 4 else self.preprocessing(images[None])[0]
-        from raydd.data.images import image_tensor
-
-        channels, size = self.images.shape[1], self.images.shape[-1]
         if not isinstance(images, list):
-            return self.preprocessing(image_tensor(images, channels, size)[None])[0]
-        return self.preprocessing(torch.stack([image_tensor(image, channels, size) for image in images]))
+            return self.transform([images])[0]
+        channels, size = self.images.shape[1], self.images.shape[-1]
+        arrays = [np.array(resize(convert(image, channels, "image"), size)) for image in images]
+        pixels = torch.from_numpy(np.stack(arrays))
+        return self.preprocessing(pixels[:, None] if channels == 1 else pixels.permute(0, 3, 1, 2))
 
     def as_dataset(self) -> Dataset[tuple[Tensor, ...]]:
         """Return a torch Dataset of (image, label)."""
@@ -196,11 +199,10 @@ class DistilledSet:
         if sum(t.numel() * t.element_size() for t in of_transform.values()) > LARGE_TRANSFORM:
             data = _tensor_bytes(of_transform)
             recipe["transform_file"] = digest(data).sha256
-            name = f"{recipe['transform_file']}.safetensors"
             if transforms is None:
-                files[f"transforms/{name}"] = data
-            elif not transforms.exists(name):
-                transforms.write(name, data)
+                files[f"transforms/{recipe['transform_file']}.safetensors"] = data
+            else:
+                write_transform(transforms, self.preprocessing)
         else:
             tensors |= of_transform
         files["data.safetensors"] = _tensor_bytes(tensors)
@@ -228,7 +230,7 @@ class DistilledSet:
         recipe = Recipe.from_json(raw, folder.url)
         tensors = tensors_from(read_verified(folder, manifest, "data.safetensors"), f"{folder.url}/data.safetensors")
         if recipe.transform_file is not None:
-            tensors |= _large_transform(folder, recipe.transform_file)
+            tensors |= _find_transform(folder, recipe.transform_file)
         parts: dict[str, dict[str, Tensor]] = {"transform": {}, "extra": {}}
         for key in [key for key in tensors if "." in key]:
             kind, _, name = key.partition(".")
@@ -255,9 +257,7 @@ class _Augmented:
         images = torch.stack([image for image, _ in samples])
         labels = torch.stack([label for _, label in samples])
         if self.strategy is not None:
-            from raydd.augment import augment
-
-            images = augment(images, self.strategy, generator(self.seed, "loader-augment", self.batches))
+            images = per_image(self.strategy)(images, generator(self.seed, "loader-augment", self.batches))
         self.batches += 1
         return images, labels
 
@@ -294,16 +294,36 @@ def _tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
     return safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
 
 
-def _large_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
+def write_transform(transforms: Folder, transform: Transform) -> str:
+    """Write a transform's tensors under the name of their content, once; return their sha256."""
+    data = _tensor_bytes({f"transform.{key}": value for key, value in transform.to_tensors().items()})
+    sha256 = digest(data).sha256
+    if not transforms.exists(f"{sha256}.safetensors"):
+        transforms.write(f"{sha256}.safetensors", data)
+    return sha256
+
+
+def read_transform(transforms: Folder, sha256: str) -> dict[str, Tensor]:
+    """Read a transform's tensors, as `transform.*`.
+
+    Raises:
+        FileNotFoundError: When there are none of this name.
+        IntegrityError: When they were altered.
+    """
     name = f"{sha256}.safetensors"
+    data = transforms.read(name)
+    if digest(data).sha256 != sha256:
+        raise IntegrityError(f"{transforms.url}/{name} was altered: its sha256 is {digest(data).sha256}")
+    return tensors_from(data, f"{transforms.url}/{name}")
+
+
+def _find_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
     places = [folder.folder("transforms"), folder.parent.parent.folder("transforms")]
     for place in places:
-        if place.exists(name):
-            data = place.read(name)
-            if digest(data).sha256 != sha256:
-                raise IntegrityError(f"{place.url}/{name} was altered: its sha256 is {digest(data).sha256}")
-            return tensors_from(data, f"{place.url}/{name}")
-    raise IntegrityError(f"the transform {name} of {folder.url} is missing; looked in {', '.join(p.url for p in places)}")
+        if place.exists(f"{sha256}.safetensors"):
+            return read_transform(place, sha256)
+    where = " and ".join(place.url for place in places)
+    raise IntegrityError(f"the transform {sha256}.safetensors of {folder.url} is missing; looked in {where}")
 
 
 def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.config import DataFacts, MethodConfig
-from raydd.data.plan import EpochPlan, class_batch
+from raydd.data.plan import class_batch
 from raydd.nets import build
 from raydd.seeding import generator
 
@@ -192,25 +192,3 @@ class Method(ABC, Generic[Config]):
     def after_update(self, round: int, unit: int, state: Tensors, variables: Tensors) -> Tensors:
         """Return a unit's state after a round it took part in, given that round's new variables."""
         return state
-
-
-class Pool:
-    """Stratified choice of `chosen` out of `size` pool members a round: one, uniformly, from each of `chosen` equal ranges.
-
-    With one a round this is the papers' uniform choice. With more, neighbouring members never give a gradient in the same
-    round, so that workers that hold ranges of the pool are equally busy.
-    """
-
-    def __init__(self, problem: Problem, size: int, chosen: int) -> None:
-        self.problem = problem
-        self.edges = [size * i // chosen for i in range(chosen + 1)]
-
-    def members(self, round: int) -> tuple[int, ...]:
-        """Return the members of a round, in order."""
-        gen = self.problem.generator("member", round)
-        return tuple(
-            int(torch.randint(low, high, (1,), generator=gen)) for low, high in zip(self.edges, self.edges[1:], strict=False)
-        )
-
-
-__all__ = ["HARD", "Contribution", "EpochPlan", "Labels", "Method", "Pool", "Problem", "Slot", "Tensors"]

@@ -1,0 +1,297 @@
+"""What the verbs do, as functions: `raydd distill` and `raydd.distill` are the same code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from raydd.config import Config, config_from, load_config
+from raydd.data.pack import pack
+from raydd.data.sources import is_source, parse
+from raydd.distilled import DistilledSet
+from raydd.engine.coordinator import Progress, read_metrics
+from raydd.engine.executor import Executor, LocalExecutor
+from raydd.engine.numerics import keep_heap, numerics
+from raydd.engine.run import Plan, Resume, distil, is_finished, open_executor, plan_run
+from raydd.errors import DataError
+from raydd.evaluate import Accuracy, sequential
+from raydd.evaluate import evaluate as score
+from raydd.report import write_report
+from raydd.store import Folder
+
+_log = logging.getLogger("raydd")
+
+
+class Watcher(Protocol):
+    """Is told how long work goes on. Every method may be called often."""
+
+    def packing(self, done: int, total: int) -> None:
+        """Images packed."""
+        ...
+
+    def round(self, progress: Progress) -> None:
+        """A round is done."""
+        ...
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Networks trained."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def packing(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def round(self, progress: Progress) -> None:
+        """Ignore it."""
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def say(self, text: str) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run in the store.
+
+    Attributes:
+        url: Its folder.
+        accuracies: What was scored: the distilled set first, then baselines.
+    """
+
+    url: str
+    accuracies: tuple[Accuracy, ...]
+
+    def distilled(self) -> DistilledSet:
+        """Load the distilled set."""
+        return DistilledSet.load(self.url)
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the logged rounds: round, seconds, loss and whatever else the method tells."""
+        return read_metrics(Folder(self.url))
+
+    def status(self) -> dict[str, Any]:
+        """Return the run's status: state, rounds, seconds, workers, faults."""
+        return Folder(self.url).json("status.json")
+
+    @property
+    def artifact(self) -> str:
+        """URL of the distilled set."""
+        return Folder(self.url).folder("distilled").url
+
+    @property
+    def report(self) -> str:
+        """URL of the report."""
+        return f"{self.url}/report.html"
+
+    @property
+    def picture(self) -> str:
+        """URL of the picture of the learned images."""
+        return f"{self.url}/images.png"
+
+
+def load(url: str) -> DistilledSet:
+    """Load a distilled set from a run, an artifact folder or a pulled set, at any fsspec URL.
+
+    Raises:
+        DataError: When there is none.
+        IntegrityError: When a file is missing, truncated or altered, naming it.
+    """
+    return DistilledSet.load(url)
+
+
+def distill(
+    config: Config | dict[str, Any] | str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    resume: Resume = "auto",
+    watcher: Watcher | None = None,
+) -> Run:
+    """Distil a data set as a config says, evaluate the result and write the report; all of it goes on where it was stopped.
+
+    Args:
+        config: A config, plain data, or the path of a YAML file.
+        overrides: Changes such as `method.ipc=10`.
+        resume: `auto` goes on with a run that exists, `never` refuses it, `must` refuses one that does not.
+        watcher: Is told of progress.
+
+    Raises:
+        UserError: For whatever the caller can mend: config, data, store, run.
+        EngineError: When workers or arithmetic fail.
+    """
+    said = load_config(os.fspath(config), overrides) if isinstance(config, str | os.PathLike) else config_from(config, overrides)
+    watcher = watcher or Silent()
+    keep_heap()
+    plan = prepare(said, watcher)
+    with numerics(plan.config.engine):
+        return _distil_and_score(plan, resume, watcher)
+
+
+def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
+    """Pack what must be packed and check the config against the data."""
+    watcher = watcher or Silent()
+    train, test = _packed(config, watcher)
+    return plan_run(config, train, test)
+
+
+def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
+    finished = is_finished(plan, resume)
+    scored = _scores(plan.run) if finished else None
+    if scored is None:
+        with open_executor(plan.config) as executor:
+            watcher.say(f"{plan.config.name}: {plan.config.method.rounds} rounds on {_who(executor)}, run {plan.run.url}")
+            ds = DistilledSet.load(plan.run.url) if finished else distil(plan, executor, watcher.round)
+            scored = _score(plan, ds, executor, watcher)
+        write_report(plan.run)
+    status = plan.run.json("status.json")
+    if status["state"] != "finished":
+        plan.run.write_json("status.json", {**status, "state": "finished"})
+    return Run(url=plan.run.url, accuracies=tuple(scored))
+
+
+def _who(executor: Executor) -> str:
+    return f"{executor.workers} workers" if executor.workers else "this process"
+
+
+def _scores(run: Folder) -> list[Accuracy] | None:
+    """Return the accuracies of a run whose evaluation and report are done."""
+    if not run.exists("evaluation.json") or not run.exists("report.html"):
+        return None
+    return [Accuracy.from_json(raw) for raw in run.json("evaluation.json")["results"]]
+
+
+def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -> list[Accuracy]:
+    wanted = plan.config.evaluate
+    results: list[Accuracy] = []
+    started = time.monotonic()
+    if wanted.repeats and plan.test is None:
+        watcher.say("no test split is known, so nothing is scored; set data.test")
+    elif wanted.repeats and plan.test is not None:
+        results = score(
+            ds,
+            train=plan.job.shards,
+            test=plan.test,
+            protocol=wanted.protocol,
+            nets=None if wanted.nets == "auto" else wanted.nets,
+            repeats=wanted.repeats,
+            baselines=wanted.baselines,
+            whole_epochs=wanted.whole_epochs,
+            seed=plan.config.seed,
+            map=executor.map,
+            on_result=watcher.evaluating,
+        )
+    seconds = round(time.monotonic() - started, 3)
+    body = {"results": [accuracy.to_json() for accuracy in results], "test": plan.test, "seconds": seconds}
+    plan.run.write_json("evaluation.json", body)
+    return results
+
+
+def evaluate(
+    ds: DistilledSet | str,
+    *,
+    test: str,
+    train: str | None = None,
+    protocol: str | None = None,
+    nets: Sequence[str] | None = None,
+    repeats: int = 5,
+    baselines: Sequence[str] = (),
+    seed: int = 0,
+    workers: int = 0,
+    watcher: Watcher | None = None,
+) -> list[Accuracy]:
+    """Train networks from scratch on a distilled set and score them on a test split.
+
+    Args:
+        ds: The set, or its URL.
+        test: Packed test shards, or a SOURCE whose test split is packed first.
+        train: Packed training shards or a SOURCE, for baselines.
+        protocol: By default the one of the set's method.
+        nets: Such as `convnet` or `convnet:width=64`; by default the network that the set was distilled with.
+        repeats: Networks of each kind.
+        baselines: Out of `random` and `whole`.
+        seed: Names initialisations, orders and augmentations.
+        workers: Processes on a Ray cluster; 0: this process.
+        watcher: Is told of progress.
+
+    Raises:
+        UserError: When set, test split, protocol or network do not fit each other.
+    """
+    from raydd.config import EngineConfig
+
+    ds = load(ds) if isinstance(ds, str) else ds
+    watcher = watcher or Silent()
+    keep_heap()
+    shards = Folder("shards").url
+    test_url = _pack_once(test, shards, "test", None, watcher)
+    train_url = _pack_once(train, shards, "train", None, watcher) if train is not None else None
+    engine = EngineConfig(workers=workers)
+    options: dict[str, Any] = {"test": test_url, "train": train_url, "protocol": protocol, "nets": nets}
+    options |= {"repeats": repeats, "baselines": baselines, "seed": seed, "on_result": watcher.evaluating}
+    with numerics(engine):
+        if not workers:
+            return score(ds, map=sequential, **options)
+        from raydd.engine.distributed import RayExecutor
+
+        with RayExecutor(engine) as executor:
+            return score(ds, map=executor.map, **options)
+
+
+def _packed(config: Config, watcher: Watcher) -> tuple[str, str | None]:
+    """Return the URLs of the packed training and test splits, after packing what is a SOURCE."""
+    data, beside = config.data, _beside(config.store)
+    train = _pack_once(data.train, beside, "train", data.size, watcher)
+    if data.test is not None:
+        return train, _pack_once(data.test, beside, "test", data.size, watcher)
+    if is_source(data.train) and parse(data.train).test_split in parse(data.train).splits:
+        return train, _pack_once(data.train, beside, "test", data.size, watcher)
+    return train, None
+
+
+def _beside(store: str) -> str:
+    """Return the folder of shards beside a store; inside it where the store is a bucket's root."""
+    folder = Folder(store)
+    try:
+        return folder.parent.folder("shards").url
+    except DataError:
+        return folder.folder("shards").url
+
+
+def _pack_once(source: str, shards: str, split: str, size: int | None, watcher: Watcher) -> str:
+    """Return packed shards as they are; pack a SOURCE first, under a name of its own."""
+    if not is_source(source):
+        return source
+    kind, _, root = source.partition(":")
+    name = "-".join(filter(None, [kind, _short(root), str(size) if size else ""]))
+    dest = Folder(shards).folder(name, split).url
+    pack(source, dest, split=split, size=size, workers=_packers(kind), progress=watcher.packing)
+    return dest
+
+
+def _short(root: str) -> str:
+    import hashlib
+
+    if not root:
+        return ""
+    where = root if "://" in root else str(Path(root).resolve())
+    return f"{Path(root).name}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+
+
+def _packers(kind: str) -> int:
+    return 1 if kind == "digits" else os.cpu_count() or 1
+
+
+Say = Callable[[str], None]
+__all__ = ["LocalExecutor", "Run", "Silent", "Watcher", "distill", "evaluate", "load", "prepare"]

@@ -1,0 +1,77 @@
+"""`DistillWorker`: a thin shell around `Work` for Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import ray
+import torch
+
+from raydd.engine.job import Job
+from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.engine.work import Arrays, Reply, Work
+from raydd.store import Entry
+
+
+@ray.remote(concurrency_groups={"io": 2}, max_restarts=0, max_task_retries=0)
+class DistillWorker:
+    """A worker of any run: `begin` gives it one, and may give it another afterwards."""
+
+    def __init__(self, threads: int) -> None:
+        keep_heap()
+        self.threads = threads
+        self.device = torch.device("cuda") if ray.get_gpu_ids() else torch.device("cpu")
+        self.work: Work | None = None
+        self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.written: Future[dict[str, Entry]] | None = None
+
+    @ray.method(concurrency_group="io")
+    def ping(self) -> dict[str, Any]:
+        """Answer at once, whatever the worker is busy with."""
+        return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id()}
+
+    def begin(self, job: Job, whitening: Arrays | None) -> None:
+        """Take a run."""
+        apply_numerics(job.config.engine)
+        self.work = None
+        self.work = Work(job, self.device, whitening)
+
+    def _ready(self) -> Work:
+        assert self.work is not None, "begin comes first"
+        # OpenMP keeps the number of threads per calling thread, and Ray does not say which one a method runs on.
+        torch.set_num_threads(self.threads)
+        return self.work
+
+    def initial(self) -> Arrays:
+        """Return the variables at round 0."""
+        return self._ready().initial()
+
+    def fresh(self, units: Sequence[int]) -> None:
+        """Hold units in their first state."""
+        self._ready().fresh(units)
+
+    def restore(self, units: Sequence[int], checkpoint: str, entries: dict[str, Entry]) -> None:
+        """Hold units as a checkpoint has them."""
+        self._ready().restore(units, checkpoint, entries)
+
+    def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
+        """Do a round's slots."""
+        return self._ready().advance(round, variables, slots)
+
+    def snapshot(self, variables: Arrays, checkpoint: str) -> None:
+        """Freeze the units and begin to write them in the background."""
+        self.written = self.writer.submit(self._ready().snapshot(variables, checkpoint))
+
+    @ray.method(concurrency_group="io")
+    def snapshot_written(self, timeout_s: float) -> dict[str, Entry]:
+        """Wait until the last snapshot is written; return its files."""
+        assert self.written is not None, "snapshot comes first"
+        return self.written.result(timeout_s)
+
+    def call(self, function: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:
+        """Return `function(shared, item)`."""
+        torch.set_num_threads(self.threads)
+        return function(shared, item)

@@ -1,0 +1,172 @@
+"""Ray: attaching to a cluster or starting a local one, and hiring workers on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from raydd.config import EngineConfig
+from raydd.errors import ConfigError, EngineError
+
+# What a worker needs to find a store; secrets come from the cluster's own environment or roles, never through Ray.
+_FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+_log = logging.getLogger("raydd")
+_keeping = 0
+_idle: list[Hand] = []
+
+
+@dataclass(slots=True, eq=False)
+class Hand:
+    """A hired worker: its actor, and the placement group that holds its resources."""
+
+    actor: Any
+    group: Any
+    shape: tuple[int, float]
+
+    def dismiss(self) -> None:
+        """Kill the actor and give its resources back."""
+        import ray
+        from ray.util.placement_group import remove_placement_group
+
+        ray.kill(self.actor, no_restart=True)
+        remove_placement_group(self.group)
+
+
+def connect(engine: EngineConfig) -> None:
+    """Attach to the cluster that `RAY_ADDRESS` names (as inside a Ray job), else start a local one; once a process.
+
+    Raises:
+        ConfigError: When no node could ever hold one worker.
+        EngineError: When the cluster does not answer.
+    """
+    # Ray reads these when it is imported. A local cluster is guarded by a token that nobody else knows, and workers start as
+    # plain Python processes even where the driver came by `uv run`.
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address:
+        _check_fits(engine, cpus=os.cpu_count() or 1, gpus=None, where="this machine")
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    wanted = engine.workers * engine.cpus_per_worker
+    if ray.is_initialized() and not address and ray.cluster_resources().get("CPU", 0) < wanted:
+        release_idle()
+        ray.shutdown()
+    if not ray.is_initialized():
+        _init(address, wanted)
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    _check_fits(
+        engine,
+        cpus=max(node.get("CPU", 0) for node in alive),
+        gpus=max(node.get("GPU", 0) for node in alive),
+        where="the largest node of the cluster",
+    )
+
+
+def _init(address: str, cpus: int) -> None:
+    import ray
+
+    common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
+    try:
+        if address:
+            env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+            ray.init(address=address, runtime_env={"env_vars": env} if env else None, **common)
+        else:
+            ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "a local Ray"
+        raise EngineError(f"cannot reach {where}: {str(error).splitlines()[0]}") from error
+
+
+def _check_fits(engine: EngineConfig, *, cpus: float, gpus: float | None, where: str) -> None:
+    if engine.cpus_per_worker > cpus:
+        raise ConfigError(f"engine.cpus_per_worker must be <= {cpus:g}, the CPUs of {where}, got {engine.cpus_per_worker}")
+    if gpus is not None and engine.gpus_per_worker > gpus:
+        raise ConfigError(f"engine.gpus_per_worker must be <= {gpus:g}, the GPUs of {where}, got {engine.gpus_per_worker:g}")
+
+
+def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
+    """Hire up to `count` workers, each in a placement group of its own; as many as can be had in time.
+
+    Workers that were kept from an earlier run are taken first.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from raydd.engine.actor import DistillWorker
+
+    deadline = time.monotonic() + timeout_s
+    shape = (engine.cpus_per_worker, engine.gpus_per_worker)
+    kept = [hand for hand in _idle if hand.shape == shape][:count]
+    for hand in kept:
+        _idle.remove(hand)
+    if len(kept) < count:
+        # What is kept in another shape would only stand in the way.
+        release_idle()
+    bundle = {"CPU": float(shape[0]), **({"GPU": float(shape[1])} if shape[1] else {})}
+    groups = [placement_group([bundle]) for _ in range(count - len(kept))]
+    hands = list(kept)
+    for group in groups:
+        if group.wait(max(0.1, deadline - time.monotonic())):
+            strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
+            actor = DistillWorker.options(num_cpus=shape[0], num_gpus=shape[1], scheduling_strategy=strategy).remote(shape[0])
+            hands.append(Hand(actor, group, shape))
+        else:
+            remove_placement_group(group)
+    pings = {hand.actor.ping.remote(): hand for hand in hands}
+    ready, _ = ray.wait(list(pings), num_returns=len(pings), timeout=max(1.0, deadline - time.monotonic()))
+    answered = {pings[ref] for ref in ready if _succeeded(ref)}
+    for hand in hands:
+        if hand not in answered:
+            hand.dismiss()
+    return [hand for hand in hands if hand in answered]
+
+
+def _succeeded(ref: Any) -> bool:
+    import ray
+    from ray.exceptions import RayActorError, RayTaskError
+
+    try:
+        ray.get(ref, timeout=1)
+    except (RayActorError, RayTaskError) as error:
+        _log.warning("a worker did not start: %s", str(error).splitlines()[0])
+        return False
+    return True
+
+
+def release(hands: list[Hand]) -> None:
+    """Dismiss workers, or keep them idle where `keep_workers` is in force."""
+    if _keeping:
+        _idle.extend(hands)
+        return
+    for hand in hands:
+        hand.dismiss()
+
+
+def release_idle() -> None:
+    """Dismiss all workers that are kept idle."""
+    while _idle:
+        _idle.pop().dismiss()
+
+
+@contextlib.contextmanager
+def keep_workers() -> Iterator[None]:
+    """Keep workers between the runs of this block: the next run takes them over and need not start processes."""
+    global _keeping
+    _keeping += 1
+    try:
+        yield
+    finally:
+        _keeping -= 1
+        if not _keeping:
+            release_idle()

@@ -1,0 +1,256 @@
+"""The coordinator: owns the variables, the optimiser's state and the round number, and survives its workers.
+
+It trains no network and reads no real image. A round is: variables out, contributions in, reduce in the order of slots, one
+optimiser step. When workers are lost it goes back to the last committed checkpoint; since every round is a pure function
+of the state before it, the result is the same as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from raydd.engine.checkpoint import Checkpoint, Checkpoints
+from raydd.engine.executor import Executor, WorkersLost
+from raydd.engine.job import Job
+from raydd.engine.work import Reply, to_arrays, to_tensors
+from raydd.errors import EngineError
+from raydd.methods import Contribution, Method, Tensors
+from raydd.store import Folder, Lease
+
+LOGGED_ROUNDS = 2000
+STORE_TIMEOUT_S = 1800.0
+MOST_LOSSES = 100
+_log = logging.getLogger("raydd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a watcher is told after each round.
+
+    Attributes:
+        round: Rounds done.
+        rounds: Rounds in all.
+        metrics: The last round's.
+        workers: How many there are.
+    """
+
+    round: int
+    rounds: int
+    metrics: dict[str, float]
+    workers: int
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds that a run has taken, over all its processes."""
+
+    before: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def seconds(self) -> float:
+        """Return them."""
+        return self.before + time.monotonic() - self.started
+
+
+class Coordinator:
+    """Runs the rounds of one job.
+
+    Args:
+        job: The job.
+        method: Its method.
+        executor: Who does the slots; has begun this job.
+        run: The run's folder.
+        lease: The right to write to it.
+        watch: Called after each round.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        method: Method[Any],
+        executor: Executor,
+        run: Folder,
+        lease: Lease,
+        watch: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self.job, self.method, self.executor, self.run, self.lease, self.watch = job, method, executor, run, lease, watch
+        self.engine = job.config.engine
+        self.rounds = job.config.method.rounds
+        self.checkpoints = Checkpoints(run, job.hash, self.engine.keep_checkpoints, lease.generation)
+        self.round = 0
+        self.variables: Tensors = {}
+        self.optimiser: Tensors = {}
+        self.lines: list[dict[str, float]] = []
+        self.kept: list[int] = []
+        self.faults = 0
+        self.clock = Clock()
+        self._last: tuple[float, float] = (-math.inf, -math.inf)
+        self._began = (0, time.monotonic())
+
+    def distil(self) -> Tensors:
+        """Run all rounds, from the last checkpoint if there is one; return the final variables.
+
+        Raises:
+            EngineError: When a slot gives NaN, or too few workers are left.
+            StoreError: When a checkpoint cannot be written.
+        """
+        try:
+            self._enter(self.checkpoints.latest())
+            while self.round < self.rounds:
+                try:
+                    self._rounds()
+                    self._checkpoint()
+                    self.checkpoints.wait(STORE_TIMEOUT_S)
+                except WorkersLost as loss:
+                    self._recover(loss)
+            return self.variables
+        finally:
+            self.checkpoints.close()
+
+    def _enter(self, checkpoint: Checkpoint | None) -> None:
+        """Take up the run where a checkpoint has it, or begin it."""
+        if checkpoint is None:
+            self.round, self.clock = 0, Clock()
+            self.variables = to_tensors(self.executor.initial())
+            self.optimiser = self.method.optimiser(self.variables)
+            self.executor.fresh()
+        else:
+            self.round, self.clock = checkpoint.round, Clock(checkpoint.seconds)
+            self.variables, self.optimiser = checkpoint.variables, checkpoint.optimiser
+            self.executor.restore(checkpoint.url, checkpoint.entries)
+        self.kept = [int(name.split(".")[0]) for name in self.run.folder("history").list()]
+        self.lines = [line for line in read_metrics(self.run) if line["round"] < self.round]
+        self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
+        self._began = (self.round, time.monotonic())
+
+    def _recover(self, loss: WorkersLost) -> None:
+        self.faults += 1
+        if self.faults > MOST_LOSSES:
+            raise EngineError(f"lost workers {self.faults} times ({loss}); the cluster cannot hold this run") from loss
+        _log.warning("lost a worker in round %d (%s); going back to the last checkpoint", self.round, loss)
+        while True:
+            try:
+                self._settle()
+                self.executor.recover()
+                self._enter(self.checkpoints.latest())
+                return
+            except WorkersLost as again:
+                _log.warning("lost another worker while recovering: %s", again)
+
+    def _settle(self) -> None:
+        """Let a checkpoint that is being written end; without all of its workers it never gets its manifest."""
+        try:
+            self.checkpoints.wait(STORE_TIMEOUT_S)
+        except WorkersLost:
+            _log.warning("the checkpoint that was being written is given up")
+
+    def _rounds(self) -> None:
+        stride = max(1, self.rounds // LOGGED_ROUNDS)
+        while self.round < self.rounds:
+            if self._due():
+                self._checkpoint()
+            metrics = self._one_round()
+            if self.round % stride == 0 or self.round == self.rounds - 1:
+                self.lines.append({"round": self.round, "seconds": round(self.clock.seconds(), 3), **metrics})
+            self.round += 1
+            if self.watch is not None:
+                workers = self.executor.workers
+                self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
+
+    def _one_round(self) -> dict[str, float]:
+        slots = [slot.index for slot in self.method.slots(self.round)]
+        replies = self.executor.advance(self.round, to_arrays(self.variables), slots)
+        self._check(replies)
+        contributions = [
+            Contribution(self.method.slots_all[reply.slot], to_tensors(reply.gradients), reply.metrics) for reply in replies
+        ]
+        gradients = self.method.reduce(self.variables, contributions)
+        self.variables, self.optimiser = self.method.update(self.round, self.variables, self.optimiser, gradients)
+        return mean_metrics(replies)
+
+    def _check(self, replies: Sequence[Reply]) -> None:
+        for reply in replies:
+            finite = all(torch.from_numpy(g).isfinite().all() for g in reply.gradients.values())
+            if not finite or not math.isfinite(reply.metrics["loss"]):
+                raise EngineError(
+                    f"slot {reply.slot} gave NaN or infinity in round {self.round}; lower method.lr_syn, or raise the ridge if "
+                    "the method has one. The last checkpoint is kept"
+                )
+
+    def _due(self) -> bool:
+        if self.checkpoints.busy:
+            return False
+        rounds, seconds = self.round - self._last[0], time.monotonic() - self._last[1]
+        return rounds >= self.engine.checkpoint_every or (rounds > 0 and seconds >= self.engine.checkpoint_every_s)
+
+    def _checkpoint(self) -> None:
+        """Begin to write a checkpoint of the state as it is now."""
+        self.checkpoints.wait(STORE_TIMEOUT_S)
+        self.lease.check()
+        units = self.executor.snapshot(to_arrays(self.variables), self.checkpoints.url(self.round))
+        lines, seconds, status = list(self.lines), self.clock.seconds(), self._status("running")
+        history = self._history()
+
+        def extras() -> None:
+            self.lease.check()
+            write_metrics(self.run, lines)
+            for name, data in history.items():
+                self.run.folder("history").write(name, data)
+            self.run.write_json("status.json", status)
+
+        self.checkpoints.write(self.round, self.variables, self.optimiser, units, extras, seconds)
+        self._last = (self.round, time.monotonic())
+
+    def _history(self) -> dict[str, bytes]:
+        """Return the images as they are now, for the report, where this checkpoint is a step in a log-spaced row."""
+        if self.kept and self.round < self.rounds and self.round < 1.5 * max(self.kept):
+            return {}
+        self.kept.append(self.round)
+        images = self.method.distilled(self.variables)["images"][:100].contiguous()
+        return {f"{self.round:08d}.safetensors": safetensors.torch.save({"images": images})}
+
+    def _status(self, state: str) -> dict[str, Any]:
+        rounds, seconds = self.round - self._began[0], time.monotonic() - self._began[1]
+        return {
+            "state": state,
+            "hash": self.job.hash,
+            "index_hash": self.job.index_hash,
+            "round": self.round,
+            "rounds": self.rounds,
+            "rounds_per_second": round(rounds / seconds, 4) if rounds else None,
+            "seconds": round(self.clock.seconds(), 3),
+            "workers": self.executor.workers,
+            "last_checkpoint": self.round,
+            "faults": self.faults,
+        }
+
+    def finished(self) -> dict[str, Any]:
+        """Return the status of a run whose rounds are done."""
+        return self._status("distilled")
+
+
+def mean_metrics(replies: Sequence[Reply]) -> dict[str, float]:
+    """Return each metric's mean over slots."""
+    names = replies[0].metrics if replies else {}
+    return {name: sum(reply.metrics[name] for reply in replies) / len(replies) for name in names}
+
+
+def read_metrics(run: Folder) -> list[dict[str, float]]:
+    """Return the lines of a run's metrics.jsonl; none where there is no such file."""
+    if not run.exists("metrics.jsonl"):
+        return []
+    return [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
+
+
+def write_metrics(run: Folder, lines: Sequence[dict[str, float]]) -> None:
+    """Write a run's metrics.jsonl whole."""
+    run.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())

@@ -1,0 +1,182 @@
+"""`RayExecutor`: deals slots to workers on a Ray cluster, notices their loss, and finds others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from raydd.config import EngineConfig
+from raydd.engine.cluster import Hand, connect, hire, release
+from raydd.engine.executor import Executor, Item, Result, Shared, WorkersLost, deal, units_of
+from raydd.engine.job import Job
+from raydd.engine.work import Arrays, Reply
+from raydd.errors import EngineError, RaydError
+from raydd.methods import Slot
+from raydd.store import Entry
+
+T = TypeVar("T")
+PING_TIMEOUT_S = 20.0
+_INLINE_BYTES = 100_000
+_log = logging.getLogger("raydd")
+
+
+class RayExecutor(Executor):
+    """Workers on a Ray cluster.
+
+    Raises:
+        ConfigError: When no node could hold a worker.
+        EngineError: When fewer than `min_workers` can be had within `start_timeout_s`.
+    """
+
+    def __init__(self, engine: EngineConfig) -> None:
+        self.engine = engine
+        connect(engine)
+        self.hands: list[Hand] = hire(engine.workers, engine, engine.start_timeout_s)
+        self.slots: Sequence[Slot] = ()
+        self.job: Job | None = None
+        self.whitening: Arrays | None = None
+        self._check_enough(engine.start_timeout_s)
+
+    @property
+    def workers(self) -> int:  # type: ignore[override]
+        """How many workers there are now."""
+        return len(self.hands)
+
+    def _check_enough(self, waited_s: float) -> None:
+        if len(self.hands) < self.engine.min_workers:
+            got = len(self.hands)
+            self.close()
+            raise EngineError(
+                f"expected at least {self.engine.min_workers} workers within {waited_s:g} s, got {got}; "
+                "free CPUs or GPUs on the cluster, or lower engine.workers and engine.min_workers"
+            )
+        if len(self.hands) < self.engine.workers:
+            _log.warning("going on with %d of %d workers", len(self.hands), self.engine.workers)
+
+    def begin(self, job: Job, slots: Sequence[Slot], whitening: Arrays | None) -> None:
+        """See the base class."""
+        self.job, self.slots, self.whitening = job, slots, whitening
+        shared = ray.put(whitening)
+        self._get([hand.actor.begin.remote(job, shared) for hand in self.hands])
+
+    def _shares(self) -> list[Sequence[Slot]]:
+        return [[self.slots[i] for i in share] for share in deal(len(self.slots), len(self.hands))]
+
+    def initial(self) -> Arrays:
+        """See the base class."""
+        return self._get([self.hands[0].actor.initial.remote()])[0]
+
+    def fresh(self) -> None:
+        """See the base class."""
+        pairs = zip(self.hands, self._shares(), strict=True)
+        self._get([hand.actor.fresh.remote(units_of(share)) for hand, share in pairs])
+
+    def restore(self, checkpoint: str, entries: dict[str, Entry]) -> None:
+        """See the base class."""
+        pairs = zip(self.hands, self._shares(), strict=True)
+        self._get([hand.actor.restore.remote(units_of(share), checkpoint, entries) for hand, share in pairs])
+
+    def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
+        """See the base class."""
+        small = sum(array.nbytes for array in variables.values()) < _INLINE_BYTES
+        payload = variables if small else ray.put(variables)
+        shares = deal(len(self.slots), len(self.hands))
+        calls = [
+            hand.actor.advance.remote(round, payload, [i for i in slots if i in share])
+            for hand, share in zip(self.hands, shares, strict=True)
+        ]
+        replies = [reply for part in self._get(calls) for reply in part]
+        return sorted(replies, key=lambda reply: reply.slot)
+
+    def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
+        """See the base class."""
+        actors = [hand.actor for hand in self.hands]
+        self._get([actor.snapshot.remote(variables, checkpoint) for actor in actors])
+        timeout_s = self.engine.step_timeout_s
+
+        def wait() -> dict[str, Entry]:
+            parts = self._get([actor.snapshot_written.remote(timeout_s) for actor in actors])
+            # Two workers that hold the same unit have written the same bytes.
+            return {name: entry for part in parts for name, entry in part.items()}
+
+        return wait
+
+    def _get(self, refs: list[Any]) -> list[Any]:
+        """Wait for all replies, at most `step_timeout_s`; errors that a worker raised on purpose come through as they are."""
+        try:
+            return ray.get(refs, timeout=self.engine.step_timeout_s)
+        except RayTaskError as error:
+            if isinstance(error.cause, RaydError):
+                raise error.cause from None
+            raise
+        except (RayActorError, GetTimeoutError) as error:
+            raise WorkersLost(str(error).splitlines()[0]) from error
+
+    def recover(self) -> int:
+        """See the base class."""
+        alive = [hand for hand in self.hands if self._answers(hand)]
+        lost = [hand for hand in self.hands if hand not in alive]
+        for hand in lost:
+            hand.dismiss()
+        self.hands = alive
+        timeout_s = self.engine.replace_timeout_s
+        self.hands += hire(self.engine.workers - len(alive), self.engine, timeout_s)
+        self._check_enough(timeout_s)
+        if self.job is not None:
+            self.begin(self.job, self.slots, self.whitening)
+        return len(lost)
+
+    def _answers(self, hand: Hand) -> bool:
+        try:
+            ray.get(hand.actor.ping.remote(), timeout=PING_TIMEOUT_S)
+        except (RayActorError, GetTimeoutError):
+            return False
+        return True
+
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        items: Sequence[Item],
+        shared: Shared,
+        on_result: Callable[[int, int], None] | None = None,
+    ) -> list[Result]:
+        """See the base class. An item whose worker is lost is done again by another."""
+        results: dict[int, Result] = {}
+        held = ray.put(shared)
+        while len(results) < len(items):
+            todo = [i for i in range(len(items)) if i not in results]
+            try:
+                for index, result in self._spread(function, items, held, todo):
+                    results[index] = result
+                    if on_result is not None:
+                        on_result(len(results), len(items))
+            except WorkersLost as loss:
+                _log.warning("lost a worker (%s); doing its part again", loss)
+                self.recover()
+        return [results[i] for i in range(len(items))]
+
+    def _spread(
+        self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any, todo: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
+        """Give the next item to whoever is free; yield results as they come."""
+        waiting, free = list(reversed(todo)), list(self.hands)
+        busy: dict[Any, tuple[int, Hand]] = {}
+        while waiting or busy:
+            while waiting and free:
+                index, hand = waiting.pop(), free.pop()
+                busy[hand.actor.call.remote(function, shared, items[index])] = (index, hand)
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=self.engine.step_timeout_s)
+            if not ready:
+                raise WorkersLost(f"no answer within {self.engine.step_timeout_s:g} s")
+            index, hand = busy.pop(ready[0])
+            yield index, self._get(ready)[0]
+            free.append(hand)
+
+    def close(self) -> None:
+        """See the base class."""
+        release(self.hands)
+        self.hands = []

@@ -1,0 +1,160 @@
+"""Executors: who does the slots of a round. `LocalExecutor` does them here; `RayExecutor` deals them to workers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Self, TypeVar
+
+import torch
+
+from raydd.engine.job import Job
+from raydd.engine.work import Arrays, Reply, Work
+from raydd.evaluate import sequential
+from raydd.methods import Slot
+from raydd.store import Entry
+
+Shared = TypeVar("Shared")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class WorkersLost(Exception):
+    """Workers died or fell silent in mid-round. Never leaves the engine: the coordinator goes back to its checkpoint."""
+
+
+class Executor(ABC):
+    """The workers of a run. A context manager; `begin` gives it a run, and it may be given another one afterwards."""
+
+    workers: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def begin(self, job: Job, slots: Sequence[Slot], whitening: Arrays | None) -> None:
+        """Make every worker ready for a run.
+
+        Args:
+            job: The run.
+            slots: All slots of its method.
+            whitening: Tensors of the fitted transform, where the config whitens.
+        """
+
+    @abstractmethod
+    def initial(self) -> Arrays:
+        """Return the variables at round 0, made by a worker."""
+
+    @abstractmethod
+    def fresh(self) -> None:
+        """Give every unit its state at round 0."""
+
+    @abstractmethod
+    def restore(self, checkpoint: str, entries: dict[str, Entry]) -> None:
+        """Give every unit the state that a checkpoint has of it."""
+
+    @abstractmethod
+    def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
+        """Return the contributions of a round's slots, given by index and in order.
+
+        Raises:
+            WorkersLost: When a worker died or fell silent.
+        """
+
+    @abstractmethod
+    def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
+        """Freeze all units as they are now; the function returned writes them and may run in another thread."""
+
+    @abstractmethod
+    def recover(self) -> int:
+        """Replace lost workers, or go on with fewer; return how many were lost."""
+
+    @abstractmethod
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        items: Sequence[Item],
+        shared: Shared,
+        on_result: Callable[[int, int], None] | None = None,
+    ) -> list[Result]:
+        """Return `function(shared, item)` for every item, in order, wherever it is done.
+
+        `on_result` is told (done, total) whenever an item is done.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the workers go."""
+
+
+class LocalExecutor(Executor):
+    """All slots in this process, without Ray: for laptops, debugging, and machines with one GPU."""
+
+    workers = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.work: Work | None = None
+
+    def begin(self, job: Job, slots: Sequence[Slot], whitening: Arrays | None) -> None:
+        """See the base class."""
+        self.work = Work(job, self.device, whitening)
+
+    @property
+    def _work(self) -> Work:
+        assert self.work is not None, "begin comes first"
+        return self.work
+
+    def initial(self) -> Arrays:
+        """See the base class."""
+        return self._work.initial()
+
+    def fresh(self) -> None:
+        """See the base class."""
+        self._work.fresh(units_of(self._work.method.slots_all))
+
+    def restore(self, checkpoint: str, entries: dict[str, Entry]) -> None:
+        """See the base class."""
+        self._work.restore(units_of(self._work.method.slots_all), checkpoint, entries)
+
+    def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
+        """See the base class."""
+        return self._work.advance(round, variables, slots)
+
+    def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
+        """See the base class."""
+        return self._work.snapshot(variables, checkpoint)
+
+    def recover(self) -> int:
+        """See the base class."""
+        return 0
+
+    def map(
+        self,
+        function: Callable[[Shared, Item], Result],
+        items: Sequence[Item],
+        shared: Shared,
+        on_result: Callable[[int, int], None] | None = None,
+    ) -> list[Result]:
+        """See the base class."""
+        return sequential(function, items, shared, on_result)
+
+    def close(self) -> None:
+        """See the base class."""
+        self.work = None
+
+
+def units_of(slots: Sequence[Slot]) -> list[int]:
+    """Return the units that slots work on, each once."""
+    return list(dict.fromkeys(slot.unit for slot in slots if slot.unit is not None))
+
+
+def deal(slots: int, workers: int) -> list[range]:
+    """Return each worker's contiguous share of all slots, as equal as can be.
+
+    The share of a worker is fixed for as long as the workers are, so that units and cached images stay where they are.
+    """
+    return [range(slots * w // workers, slots * (w + 1) // workers) for w in range(workers)]

@@ -1,0 +1,189 @@
+"""One run, from a config to an artifact in the store: packing, preparing, resuming, distilling, saving."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from raydd.config import Config, dump_config, load_config, methods
+from raydd.data.reader import RealData
+from raydd.data.transforms import Transform
+from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
+from raydd.engine.coordinator import Coordinator, Progress
+from raydd.engine.executor import Executor, LocalExecutor
+from raydd.engine.job import Job, facts_of, open_real, problem_of
+from raydd.engine.numerics import versions
+from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
+from raydd.errors import RunError
+from raydd.evaluate.protocols import PROTOCOLS
+from raydd.methods import Method, Tensors, create
+from raydd.store import Folder, Lease
+
+Resume = Literal["auto", "never", "must"]
+_log = logging.getLogger("raydd")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run that has been checked against its data and may begin.
+
+    Attributes:
+        job: The job, its config resolved.
+        real: The training images; the index is read, no image is.
+        method: The method, on the CPU, for the coordinator.
+        run: The run's folder.
+        test: URL of the packed test split; None where there is none.
+    """
+
+    job: Job
+    real: RealData
+    method: Method[Any]
+    run: Folder
+    test: str | None
+
+    @property
+    def config(self) -> Config:
+        """The resolved config."""
+        return self.job.config
+
+
+def plan_run(config: Config, train: str, test: str | None) -> Plan:
+    """Check a config against packed data; starts nothing and writes nothing.
+
+    Args:
+        config: As the user wrote it.
+        train: URL of the packed training split.
+        test: URL of the packed test split.
+
+    Raises:
+        ConfigError: When the config asks for what the data or the network cannot give.
+        DataError: When there are no shards.
+    """
+    real = open_real(config, train)
+    resolved = config.resolved(facts_of(real))
+    job = Job(config=resolved, shards=train, index_hash=real.index.hash)
+    method = create(resolved.method, resolved.net, problem_of(resolved, real))
+    return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
+
+
+def open_executor(config: Config) -> Executor:
+    """Return the executor that `engine.workers` asks for."""
+    if config.engine.workers:
+        from raydd.engine.distributed import RayExecutor
+
+        return RayExecutor(config.engine)
+    return LocalExecutor(torch.device("cuda" if config.engine.gpus_per_worker and torch.cuda.is_available() else "cpu"))
+
+
+def is_finished(plan: Plan, resume: Resume) -> bool:
+    """Whether a run has its artifact already; checks that it may be gone on with.
+
+    Raises:
+        RunError: When it exists and must not, does not exist and must, or is a run of another config.
+    """
+    run, name = plan.run, plan.config.name
+    exists = run.exists("config.yaml")
+    if exists and resume == "never":
+        raise RunError(f"the run {run.url} exists; choose another name, delete it, or let --resume be auto")
+    if not exists:
+        if resume == "must":
+            raise RunError(f"expected a run at {run.url} to go on with, got none; check name and store, or let --resume be auto")
+        return False
+    before = load_config(f"{run.url}/config.yaml")
+    status = run.json("status.json") if run.exists("status.json") else {}
+    index_hash = status.get("index_hash", plan.job.index_hash)
+    if before.hash(index_hash) != plan.job.hash:
+        raise RunError(
+            f"the run {name} at {run.url} is of another config ({_difference(before, plan.config, index_hash, plan.job)}); "
+            "choose another name, or delete it"
+        )
+    artifact = run.folder("distilled")
+    if not artifact.exists("manifest.json"):
+        return False
+    done = int(artifact.json("recipe.json")["rounds"])
+    if plan.config.method.rounds < done:
+        raise RunError(f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}")
+    return done == plan.config.method.rounds
+
+
+def _difference(before: Config, now: Config, index_hash: str, job: Job) -> str:
+    """Name the first key in which two configs differ."""
+    old, new = _flat(before.identity(index_hash)), _flat(now.identity(job.index_hash))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+    return "they differ in what a newer raydd records"
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def distil(plan: Plan, executor: Executor, watch: Callable[[Progress], None] | None = None) -> DistilledSet:
+    """Run a plan to its artifact, from its last checkpoint if there is one.
+
+    Raises:
+        RunError: When another driver holds the run.
+        EngineError: When workers cannot be had or kept, or the arithmetic fails.
+        StoreError: When the store does.
+    """
+    run, config = plan.run, plan.config
+    with Lease.acquire(run.folder("lease")) as lease:
+        run.write("config.yaml", dump_config(config).encode())
+        whitening = _whitening(plan, executor)
+        executor.begin(plan.job, plan.method.slots_all, whitening)
+        coordinator = Coordinator(plan.job, plan.method, executor, run, lease, watch)
+        variables = coordinator.distil()
+        result = _as_set(plan, variables, transform_of(config, plan.real, whitening))
+        lease.check()
+        result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
+        run.write_json("status.json", coordinator.finished())
+        return result
+
+
+def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSet:
+    config, method = plan.config, plan.method
+    tensors = {name: value.detach().contiguous() for name, value in method.distilled(variables).items()}
+    facts = method.problem.facts
+    recipe = Recipe(
+        name=config.name,
+        method=config.method.name,
+        paper=methods()[config.method.name].paper,
+        config=config.model_dump(mode="json"),
+        classes=tuple(plan.real.class_names),
+        label_kind=method.labels.kind,
+        label_convention=method.labels.convention,
+        protocol=config.method.default_protocol,
+        augmentation=PROTOCOLS[config.method.default_protocol].operations(handwritten=facts.handwritten),
+        transform=transform.to_json(),
+        index_hash=plan.job.index_hash,
+        rounds=config.method.rounds,
+        versions=versions(),
+    )
+    images, labels = tensors.pop("images"), tensors.pop("labels")
+    return DistilledSet(images=images, labels=labels, recipe=recipe, preprocessing=transform, extras=tensors)
+
+
+def _whitening(plan: Plan, executor: Executor) -> Arrays | None:
+    """Return the fitted whitening's tensors, from the store where some run has fitted it before."""
+    if plan.config.data.zca is None:
+        return None
+    place = Folder(plan.config.store).folder("transforms")
+    key = f"{plan.config.data.zca}-{plan.job.whitening_key}.json"
+    if place.exists(key):
+        stored = read_transform(place, place.json(key)["sha256"])
+        return to_arrays({name.removeprefix("transform."): value for name, value in stored.items()})
+    arrays = executor.map(_fit, [None], plan.job)[0]
+    place.write_json(key, {"sha256": write_transform(place, transform_of(plan.config, plan.real, arrays))})
+    return arrays
+
+
+def _fit(job: Job, _: None) -> Arrays:
+    return fit_whitening(job)

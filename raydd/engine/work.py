@@ -1,0 +1,182 @@
+"""What a worker does, in one process or on a cluster: the slots it was dealt, and the units that live beside them.
+
+This is the whole arithmetic of a run but for the update of the variables. `DistillWorker` wraps it for Ray, `LocalExecutor` calls
+it directly, so that both give the same bits. Arrays come and go as numpy: they travel through the object store without a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from raydd.config import Config
+from raydd.data.reader import RealData
+from raydd.data.transforms import BLOCK, Transform, channel_statistics, fit_zca_frepo, statistics
+from raydd.distilled import tensors_from
+from raydd.engine.job import Job, open_real, problem_of
+from raydd.errors import IntegrityError
+from raydd.methods import Slot, Tensors, create
+from raydd.store import Entry, Folder, digest
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A slot's contribution on its way: see `raydd.methods.Contribution`."""
+
+    slot: int
+    gradients: Arrays
+    metrics: dict[str, float]
+
+
+class Work:
+    """The slots and units of one worker.
+
+    Args:
+        job: What to work on.
+        device: Where arithmetic happens.
+        transforms: Tensors of a fitted whitening, where the job has one and it is known already.
+    """
+
+    def __init__(self, job: Job, device: torch.device, whitening: Arrays | None = None) -> None:
+        self.job, self.device = job, device
+        self.real = open_real(job.config, job.shards)
+        if self.real.index.hash != job.index_hash:
+            raise IntegrityError(
+                f"expected the data set {job.index_hash[:12]} at {job.shards}, got {self.real.index.hash[:12]}; "
+                "were the shards packed again during the run?"
+            )
+        self.method = create(job.config.method, job.config.net, problem_of(job.config, self.real, device))
+        self.transform = transform_of(job.config, self.real, whitening)
+        self.units: dict[int, Tensors] = {}
+        # Units that gave a gradient in this round and have not seen the variables that came of it.
+        self._pending: tuple[int, Sequence[int]] | None = None
+
+    def initial(self) -> Arrays:
+        """Return the variables at round 0."""
+        ids = self.method.init_ids()
+        return to_arrays(self.method.init(self.transform(self.real.images(ids))))
+
+    def fresh(self, units: Sequence[int]) -> None:
+        """Hold these units, in their state at round 0."""
+        self._pending = None
+        self.units = {unit: self.method.unit_state(unit) for unit in units}
+
+    def restore(self, units: Sequence[int], checkpoint: str, entries: dict[str, Entry]) -> None:
+        """Hold these units, in the state that a checkpoint has of them."""
+        self._pending = None
+        folder = Folder(checkpoint)
+        self.units = {unit: self._read_unit(folder, unit, entries) for unit in units}
+
+    def _read_unit(self, folder: Folder, unit: int, entries: dict[str, Entry]) -> Tensors:
+        name = unit_file(unit)
+        data = folder.read(name)
+        if digest(data) != entries[name]:
+            raise IntegrityError(f"{folder.url}/{name} was altered since the checkpoint was written; delete {folder.url}")
+        tensors = tensors_from(data, f"{folder.url}/{name}")
+        return {key: value.to(self.device) for key, value in tensors.items()}
+
+    def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
+        """Let units of the round before see the new variables, then work on this round's slots.
+
+        Args:
+            round: The round.
+            variables: The variables at its start.
+            slots: Indices of the slots dealt to this worker, in order.
+        """
+        tensors = to_tensors(variables, self.device)
+        self._finish(tensors)
+        shared = self.method.shared_state(round) if slots else None
+        replies = [self._slot(round, self.method.slots_all[index], tensors, shared) for index in slots]
+        units = dict.fromkeys(slot.unit for slot in map(self.method.slots_all.__getitem__, slots) if slot.unit is not None)
+        self._pending = (round, tuple(units))
+        return replies
+
+    def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Reply:
+        ids = self.method.real_ids(round, slot)
+        x_real = self.transform(self.real.images(ids)).to(self.device)
+        y_real = self.real.labels[ids].to(self.device)
+        state = self.units[slot.unit] if slot.unit is not None else {}
+        result = self.method.contribution(round, slot, variables, state, shared, x_real, y_real)
+        return Reply(slot.index, to_arrays(result.gradients), result.metrics)
+
+    def _finish(self, variables: Tensors) -> None:
+        if self._pending is None:
+            return
+        round, units = self._pending
+        self._pending = None
+        for unit in units:
+            self.units[unit] = self.method.after_update(round, unit, self.units[unit], variables)
+
+    def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
+        """Return a function that writes this worker's units as they are now; it may run in another thread.
+
+        Args:
+            variables: The variables at the start of the round that the checkpoint is named after.
+            checkpoint: Its folder.
+        """
+        self._finish(to_tensors(variables, self.device))
+        # No function changes a tensor it was given, so holding the dicts is a copy; a GPU's memory is left at once.
+        states = {unit: {key: value.cpu() for key, value in state.items()} for unit, state in self.units.items()}
+
+        def write() -> dict[str, Entry]:
+            folder, entries = Folder(checkpoint), {}
+            for unit, state in states.items():
+                data = safetensors.torch.save({key: value.contiguous() for key, value in state.items()})
+                folder.write(unit_file(unit), data)
+                entries[unit_file(unit)] = digest(data)
+            return entries
+
+        return write
+
+
+def fit_whitening(job: Job) -> Arrays:
+    """Fit the whitening that a config asks for on the training images; returns the whole transform's tensors."""
+    real = open_real(job.config, job.shards)
+    base = transform_of(job.config, real, None)
+    zca = fit_zca_frepo((images for images, _ in real.stream(1000)), base)
+    return to_arrays(Transform(mean=base.mean, std=base.std, zca=zca).to_tensors())
+
+
+def unit_file(unit: int) -> str:
+    """Return the name of a unit's file in a checkpoint."""
+    return f"slot-{unit:04d}.safetensors"
+
+
+def transform_of(config: Config, real: RealData, whitening: Arrays | None) -> Transform:
+    """Return the run's normalisation: the papers' table where the data set is in it, else exact from the index.
+
+    Args:
+        config: The resolved config.
+        real: The training images; none is read.
+        whitening: Tensors of the fitted whitening, where the config has one.
+    """
+    style = "frepo" if config.method.default_protocol == "frepo" else "dc"
+    known = None if config.data.statistics == "fit" else statistics(real.index.name, style)
+    if known is None:
+        positions = [real.index.classes.index(name) for name in real.class_names]
+        known = channel_statistics(real.index, positions)
+    plain = Transform(mean=known[0], std=known[1])
+    if whitening is None:
+        return plain
+    stride = max(1, real.index.size // BLOCK)
+    json = {**plain.to_json(), "zca": {"variant": config.data.zca, "stride": stride}}
+    return Transform.from_parts(to_tensors(whitening), json)
+
+
+def to_arrays(tensors: Tensors) -> Arrays:
+    """Return tensors as numpy arrays on the CPU."""
+    return {name: value.detach().cpu().numpy() for name, value in tensors.items()}
+
+
+def to_tensors(arrays: Arrays, device: torch.device | None = None) -> dict[str, Tensor]:
+    """Return numpy arrays as tensors in memory of their own: arrays from the object store are read-only and badly aligned."""
+    tensors = {name: torch.tensor(value) for name, value in arrays.items()}
+    return {name: value.to(device) for name, value in tensors.items()} if device is not None else tensors

@@ -1,0 +1,157 @@
+"""Evaluation protocols as data: how a network is trained on a set before it is scored.
+
+dsa    Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021; also DM's. 1000 epochs
+       and one more, as the authors' code counts them; SGD 0.01, momentum 0.9, weight decay 5e-4; the rate falls to a
+       tenth at the end of epoch 1000 // 2 + 1, where the optimiser starts anew; batch 256, shuffled; cross entropy on
+       hard labels; one DSA operation a batch with parameters an image.
+frepo  Zhou et al., "Dataset Distillation using Neural Feature Regression", NeurIPS 2022, and the authors' final
+       evaluation. Adam 3e-4, 500 updates of linear warm-up, then cosine to 1 %; number of updates by size of the set;
+       batch min(n, 500) in the set's own order; half the summed squared error on soft labels; FRePo's augmentation; a
+       network without norm.
+
+Where the originals choose what they report on the test set (FRePo's best checkpoint), here nothing is chosen: what is
+scored is the set given and the last update of each network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from raydd.augment import per_image
+from raydd.config import NetConfig
+from raydd.functional.losses import scaled_labels
+from raydd.functional.recipe import TrainRecipe
+from raydd.functional.train import Augment
+
+WHOLE_BATCH = 256
+WHOLE_LEAST_UPDATES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protocol:
+    """How sets are scored.
+
+    Attributes:
+        name: As in `evaluate.protocol`.
+        summary: One line for people.
+        training: The training of a network, apart from its length where `updates` decides that.
+        updates: Pairs of (images in the set, updates), ascending; a set between two entries gets those of the larger
+            one, a set above all of them those of the last.
+        labels: `hard` (int64 class indices) or `soft` (float32 rows).
+        family: Whose augmentation it is.
+        augmentation: Its operations; `flip` is left out where mirroring changes the class.
+        norms: What each norm of a network is replaced by.
+    """
+
+    name: str
+    summary: str
+    training: TrainRecipe
+    updates: tuple[tuple[int, int], ...] = ()
+    labels: Literal["hard", "soft"]
+    family: Literal["dsa", "frepo"]
+    augmentation: str
+    norms: dict[str, str]
+
+    def recipe(self, n: int) -> TrainRecipe:
+        """Return the training of a network on a set of `n` >= 1 images."""
+        batch = min(n, self.training.batch)
+        if not self.updates:
+            return replace(self.training, batch=batch)
+        updates = next((updates for most, updates in self.updates if n <= most), self.updates[-1][1])
+        return replace(self.training, batch=batch, updates=updates, epochs=None)
+
+    def whole_recipe(self, n: int, epochs: int) -> TrainRecipe:
+        """Return the training of a network on a whole set of `n` real images.
+
+        Loss, optimiser and its rate are the protocol's; the batch is 256 and the rate ends at zero by a cosine after
+        `epochs` epochs, or 1000 updates where those are more.
+        """
+        updates = max(WHOLE_LEAST_UPDATES, -(-n * epochs // WHOLE_BATCH))
+        return replace(
+            self.training,
+            batch=WHOLE_BATCH,
+            shuffle=True,
+            epochs=None,
+            updates=updates,
+            schedule="cosine",
+            final=0.0,
+            drop_epoch=None,
+        )
+
+    def net(self, net: NetConfig) -> NetConfig:
+        """Return the network that is trained where `net` is asked for: the same one, with the protocol's norm."""
+        return net.model_copy(update={"norm": self.norms.get(net.norm, net.norm)})
+
+    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """Return labels as the protocol's loss wants them.
+
+        Args:
+            labels: int64 (n,) hard or float32 (n, num_classes) soft.
+            num_classes: C.
+
+        Returns:
+            For hard labels int64 (n,), the strongest class of soft ones. For soft labels float32 (n, C): soft ones as
+            they are, hard ones as (onehot - 1/C) / sqrt(C / 10), where FRePo's labels start.
+        """
+        if self.labels == "hard":
+            return labels.argmax(1) if labels.ndim == 2 else labels
+        return labels if labels.ndim == 2 else scaled_labels(labels, num_classes)
+
+    def operations(self, *, handwritten: bool) -> str:
+        """Return whose augmentation and which operations, such as `dsa:color_crop`.
+
+        Args:
+            handwritten: Whether mirroring would change what an image shows.
+        """
+        kept = [op for op in self.augmentation.split("_") if not (handwritten and op == "flip")]
+        return f"{self.family}:{'_'.join(kept)}"
+
+    def augment(self, *, handwritten: bool) -> Augment:
+        """Return the augmentation of a training batch; see `operations`."""
+        return per_image(self.operations(handwritten=handwritten))
+
+
+DSA = Protocol(
+    name="dsa",
+    summary="DSA and DM: 1000 epochs, SGD 0.01, DSA augmentation, hard labels, instance norm",
+    training=TrainRecipe(
+        optimiser="sgd",
+        lr=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        epochs=1001,
+        batch=256,
+        schedule="drop",
+        drop_epoch=1000 // 2 + 2,
+        final=0.1,
+        loss="cross_entropy",
+    ),
+    labels="hard",
+    family="dsa",
+    augmentation="color_crop_cutout_flip_scale_rotate",
+    norms={"batch": "instance"},
+)
+FREPO = Protocol(
+    name="frepo",
+    summary="FRePo: 1000 to 40000 updates by size of the set, Adam 3e-4, FRePo's augmentation, soft labels, no norm",
+    training=TrainRecipe(
+        optimiser="adam",
+        lr=3e-4,
+        updates=1000,
+        batch=500,
+        shuffle=False,
+        schedule="cosine",
+        warmup=500,
+        final=0.01,
+        loss="mse",
+    ),
+    updates=((10, 1000), (100, 2000), (200, 20_000), (500, 5000), (1000, 10_000), (5000, 40_000)),
+    labels="soft",
+    family="frepo",
+    augmentation="flip_color_crop_rotate_translate_cutout",
+    norms=dict.fromkeys(("batch", "layer", "instance", "group"), "none"),
+)
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (DSA, FREPO)}

@@ -1,0 +1,18 @@
+"""One algorithm a file, in pure torch. `load` finds a method's class by its announcement in `raydd.config.methods`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from raydd.config import MethodConfig, methods
+from raydd.methods.base import HARD, Contribution, Labels, Method, Problem, Slot, Tensors
+
+__all__ = ["HARD", "Contribution", "Labels", "Method", "Problem", "Slot", "Tensors", "create"]
+
+
+def create(config: MethodConfig, net: Any, problem: Problem) -> Method[Any]:
+    """Build the method that `config.name` announces, for a resolved config."""
+    module, _, name = methods()[config.name].implementation.partition(":")
+    implementation: type[Method[Any]] = getattr(import_module(module), name)
+    return implementation(config, net, problem)

@@ -1,0 +1,129 @@
+"""Reads what a run's folder holds; all of it but the distilled set may be missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from raydd.distilled import DistilledSet, tensors_from
+from raydd.errors import DataError
+from raydd.evaluate import Accuracy
+from raydd.store import Folder
+
+MOST_FRAMES = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """A run as far as its folder tells.
+
+    Attributes:
+        url: The run's folder.
+        ds: The distilled set.
+        loss: Pairs of round and loss, ascending.
+        status: Contents of `status.json`, or empty.
+        results: Accuracies.
+        evaluation_seconds: How long the evaluation took, or None.
+        history: Pairs of round and images, float32 of the shape of `ds.images`; at most eight, the last ones included.
+        missing: What could not be read, one short sentence a part, by the part's name.
+    """
+
+    url: str
+    ds: DistilledSet
+    loss: list[tuple[float, float]]
+    status: dict[str, Any]
+    results: list[Accuracy]
+    evaluation_seconds: float | None
+    history: list[tuple[int, Tensor]]
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def gather(run: Folder) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        DataError: When it holds no distilled set.
+    """
+    ds = DistilledSet.load(run.url)
+    missing: dict[str, str] = {}
+
+    def part(name: str, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except FileNotFoundError:
+            missing[name] = "Nothing was recorded."
+        except (DataError, ValueError, KeyError, TypeError) as error:
+            missing[name] = f"The record could not be read: {error}"
+        return otherwise
+
+    status = part("status", lambda: _object(run.read("status.json")), {})
+    loss = part("loss", lambda: _loss(run), [])
+    evaluation = part("evaluation", lambda: _evaluation(run), ([], None))
+    history = part("history", lambda: _history(run.folder("history"), ds), [])
+    return RunRecord(
+        url=run.url,
+        ds=ds,
+        loss=loss,
+        status=status,
+        results=evaluation[0],
+        evaluation_seconds=evaluation[1],
+        history=history,
+        missing=missing,
+    )
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise DataError(f"expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _loss(run: Folder) -> list[tuple[float, float]]:
+    rows = [_object(line) for line in run.read("metrics.jsonl").splitlines() if line.strip()]
+    pairs = sorted((float(row["round"]), float(row["loss"])) for row in rows if "loss" in row)
+    finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
+    if not finite:
+        raise FileNotFoundError("metrics.jsonl holds no loss")
+    return finite
+
+
+def _evaluation(run: Folder) -> tuple[list[Accuracy], float | None]:
+    raw = _object(run.read("evaluation.json"))
+    seconds = raw.get("seconds")
+    return [Accuracy.from_json(result) for result in raw["results"]], None if seconds is None else float(seconds)
+
+
+def _history(folder: Folder, ds: DistilledSet) -> list[tuple[int, Tensor]]:
+    rounds = sorted((int(stem), f"{stem}.safetensors") for stem in _stems(folder) if stem.isdigit())
+    if not rounds:
+        raise FileNotFoundError("history is empty")
+    if rounds[-1][0] < ds.recipe.rounds:
+        rounds.append((ds.recipe.rounds, ""))
+    frames = []
+    for round, name in spread(rounds, MOST_FRAMES):
+        images = tensors_from(folder.read(name), f"{folder.url}/{name}")["images"] if name else ds.images
+        if images.shape != ds.images.shape:
+            raise DataError(
+                f"expected images {tuple(ds.images.shape)} in {folder.url}/{name}, got {tuple(images.shape)}"
+            )
+        frames.append((round, images.float()))
+    return frames
+
+
+def _stems(folder: Folder) -> list[str]:
+    return [name.removesuffix(".safetensors") for name in folder.list() if name.endswith(".safetensors")]
+
+
+def spread(values: list[T], most: int) -> list[T]:
+    """Return at most `most` >= 2 of the values, evenly spread, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]

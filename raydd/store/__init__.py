@@ -1,0 +1,22 @@
+"""Object storage through fsspec: whole-or-nothing writes, manifests, leases, retries. No torch, no ray."""
+
+from __future__ import annotations
+
+from raydd.store.canonical import from_json, to_json
+from raydd.store.folder import Folder
+from raydd.store.lease import Lease
+from raydd.store.manifest import Entry, Manifest, commit, digest, load_manifest, read_verified, verify
+
+__all__ = [
+    "Entry",
+    "Folder",
+    "Lease",
+    "Manifest",
+    "commit",
+    "digest",
+    "from_json",
+    "load_manifest",
+    "read_verified",
+    "to_json",
+    "verify",
+]
