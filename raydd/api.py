@@ -5,21 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raydd.config import Config, config_from, load_config
+from raydd.config import Config, EngineConfig, config_from, load_config
 from raydd.data.pack import pack
 from raydd.data.sources import is_source, parse
 from raydd.distilled import DistilledSet
 from raydd.engine.coordinator import Progress, read_metrics
-from raydd.engine.executor import Executor, LocalExecutor
+from raydd.engine.executor import Executor, open_executor
 from raydd.engine.numerics import keep_heap, numerics
-from raydd.engine.run import Plan, Resume, distil, is_finished, open_executor, plan_run
+from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.errors import DataError
-from raydd.evaluate import Accuracy, sequential
+from raydd.evaluate import Accuracy
 from raydd.evaluate import evaluate as score
 from raydd.report import write_report
 from raydd.store import Folder
@@ -132,7 +132,11 @@ def distill(
         UserError: For whatever the caller can mend: config, data, store, run.
         EngineError: When workers or arithmetic fail.
     """
-    said = load_config(os.fspath(config), overrides) if isinstance(config, str | os.PathLike) else config_from(config, overrides)
+    said = (
+        load_config(os.fspath(config), overrides)
+        if isinstance(config, str | os.PathLike)
+        else config_from(config, overrides)
+    )
     watcher = watcher or Silent()
     keep_heap()
     plan = prepare(said, watcher)
@@ -151,8 +155,10 @@ def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
     finished = is_finished(plan, resume)
     scored = _scores(plan.run) if finished else None
     if scored is None:
-        with open_executor(plan.config) as executor:
-            watcher.say(f"{plan.config.name}: {plan.config.method.rounds} rounds on {_who(executor)}, run {plan.run.url}")
+        with open_executor(plan.config.engine) as executor:
+            watcher.say(
+                f"{plan.config.name}: {plan.config.method.rounds} rounds on {_who(executor)}, run {plan.run.url}"
+            )
             ds = DistilledSet.load(plan.run.url) if finished else distil(plan, executor, watcher.round)
             scored = _score(plan, ds, executor, watcher)
         write_report(plan.run)
@@ -229,8 +235,6 @@ def evaluate(
     Raises:
         UserError: When set, test split, protocol or network do not fit each other.
     """
-    from raydd.config import EngineConfig
-
     ds = load(ds) if isinstance(ds, str) else ds
     watcher = watcher or Silent()
     keep_heap()
@@ -240,13 +244,8 @@ def evaluate(
     engine = EngineConfig(workers=workers)
     options: dict[str, Any] = {"test": test_url, "train": train_url, "protocol": protocol, "nets": nets}
     options |= {"repeats": repeats, "baselines": baselines, "seed": seed, "on_result": watcher.evaluating}
-    with numerics(engine):
-        if not workers:
-            return score(ds, map=sequential, **options)
-        from raydd.engine.distributed import RayExecutor
-
-        with RayExecutor(engine) as executor:
-            return score(ds, map=executor.map, **options)
+    with numerics(engine), open_executor(engine) as executor:
+        return score(ds, map=executor.map, **options)
 
 
 def _packed(config: Config, watcher: Watcher) -> tuple[str, str | None]:
@@ -293,5 +292,4 @@ def _packers(kind: str) -> int:
     return 1 if kind == "digits" else os.cpu_count() or 1
 
 
-Say = Callable[[str], None]
-__all__ = ["LocalExecutor", "Run", "Silent", "Watcher", "distill", "evaluate", "load", "prepare"]
+__all__ = ["Run", "Silent", "Watcher", "distill", "evaluate", "load", "prepare"]

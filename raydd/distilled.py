@@ -91,10 +91,13 @@ class Recipe:
         """
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             got = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
-            raise DataError(f"expected a recipe of format {FORMAT} in {where}, got {got!r}; is raydd too old for this set?")
-        fields = {key: value for key, value in raw.items() if key != "format"}
+            raise DataError(
+                f"expected a recipe of format {FORMAT} in {where}, got {got!r}; is raydd too old for this set?"
+            )
+        fields: dict[str, Any] = {key: value for key, value in raw.items() if key != "format"}
         try:
-            return cls(**{**fields, "classes": tuple(fields["classes"])})
+            fields["classes"] = tuple(fields["classes"])
+            return cls(**fields)
         except (KeyError, TypeError) as error:
             raise DataError(f"the recipe in {where} is incomplete: {error}") from None
 
@@ -274,7 +277,9 @@ def artifact_folder(url: str) -> Folder:
             return candidate
     if folder.exists("index.json"):
         raise DataError(f"expected a distilled set at {folder.url}, got packed shards of real images")
-    hint = "its run is not finished; `raydd show` tells how far it is" if folder.exists("config.yaml") else "check the URL"
+    hint = (
+        "its run is not finished; `raydd show` tells how far it is" if folder.exists("config.yaml") else "check the URL"
+    )
     raise DataError(f"expected a distilled set at {folder.url}, got a folder without manifest.json; {hint}")
 
 
@@ -328,7 +333,13 @@ def _find_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
 
 def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
     images, labels = tensors.get("images"), tensors.get("labels")
-    if images is None or labels is None or images.ndim != 4 or images.dtype != torch.float32 or len(images) != len(labels):
+    if (
+        images is None
+        or labels is None
+        or images.ndim != 4
+        or images.dtype != torch.float32
+        or len(images) != len(labels)
+    ):
         raise IntegrityError(f"expected float32 images (N, C, H, W) and N labels in {where}, got {sorted(tensors)}")
     classes = len(recipe.classes)
     soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)

@@ -40,7 +40,7 @@ def parse_yaml(text: str, where: str) -> Any:
         ConfigError: When it is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
@@ -118,7 +118,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     import fsspec
 
     try:
-        with fsspec.open(path, "rt", encoding="utf-8") as file:
+        opened: Any = fsspec.open(path, "rt", encoding="utf-8")
+        with opened as file:
             text = file.read()
     except UnicodeDecodeError:
         raise ConfigError(f"expected a YAML text file, got binary data in {path}") from None

@@ -62,13 +62,15 @@ class DMConfig(MethodConfig):
     lr_syn: float = Field(1.0, gt=0, description="SGD's rate on the images")
     momentum_syn: float = Field(0.5, ge=0, lt=1)
     real_batch: int = Field(256, ge=1, description="real images per class and round")
-    classes_per_slot: int | Literal["all"] = Field(10, description="classes of one slot, the unit that a worker is dealt")
-    augment: str | None | Auto = Field("auto", description="DSA strategy; auto: all six, no flip on digits; null: none")
+    classes_per_slot: int | Literal["all"] = Field(
+        10, description="classes of one slot, the unit that a worker is dealt"
+    )
+    augment: str | Auto | None = Field("auto", description="DSA strategy; auto: all six, no flip on digits; null: none")
 
     def resolved(self, facts: DataFacts) -> Self:
         """Fill the augmentation; see the base class."""
         per_slot = facts.num_classes if self.classes_per_slot == "all" else self.classes_per_slot
-        if not 1 <= per_slot:
+        if not per_slot >= 1:
             raise ConfigError(f"method.classes_per_slot must be >= 1 or all, got {self.classes_per_slot}")
         update: dict[str, Any] = {"classes_per_slot": min(per_slot, facts.num_classes)}
         if self.augment == "auto":
@@ -87,16 +89,22 @@ class FRePoConfig(MethodConfig):
     rounds: int = Field(500_000, ge=1, description="updates of the synthetic set")
     init: Literal["real", "noise"] = "real"
     learn_labels: bool = True
-    flip: bool | Auto = Field("auto", description="add mirrored copies of the synthetic images; auto: the paper's table")
+    flip: bool | Auto = Field(
+        "auto", description="add mirrored copies of the synthetic images; auto: the paper's table"
+    )
     lr_syn: float = Field(3e-4, gt=0, description="LAMB's rate on images and labels")
     lr_syn_final: float = Field(0.1, ge=0, le=1, description="share of lr_syn that the cosine ends at")
     real_batch: int = Field(1024, ge=1, description="real images per member and round")
-    ridge: float = Field(1e-6, gt=0, description="ridge of the kernel regression, in units of the Gram matrix's mean trace")
+    ridge: float = Field(
+        1e-6, gt=0, description="ridge of the kernel regression, in units of the Gram matrix's mean trace"
+    )
     pool_size: int = Field(10, ge=1)
     models_per_round: int = Field(1, ge=1, description="pool members that give a gradient in a round; published: 1")
     max_online_updates: int = Field(100, ge=1)
     lr_net: float = Field(3e-4, gt=0, description="Adam's rate on a pool member")
-    online_batch: int = Field(1000, ge=1, description="synthetic images in a member's training step; all where there are fewer")
+    online_batch: int = Field(
+        1000, ge=1, description="synthetic images in a member's training step; all where there are fewer"
+    )
     chunk: int = Field(1000, ge=1, description="images in one forward pass; bounds memory, and is part of the numerics")
 
     def resolved(self, facts: DataFacts) -> Self:

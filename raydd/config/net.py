@@ -19,7 +19,9 @@ class BlockNetConfig(Section):
     name: str
     norm: Norm
     width: int = Field(128, ge=1)
-    depth: int | Auto = Field("auto", description="number of blocks; auto: 2 below 16 px, 3 below 48, 4 below 96, else 5")
+    depth: int | Auto = Field(
+        "auto", description="number of blocks; auto: 2 below 16 px, 3 below 48, 4 below 96, else 5"
+    )
     act: Activation = "relu"
     pool: Pooling = "avg"
 

@@ -26,9 +26,10 @@ class DataConfig(Section):
     size: int | None = Field(None, ge=4, description="edge in pixels a SOURCE's images are resized to when packed")
     val_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training split that is kept for selection")
     classes: Literal["all"] | list[int | str] = Field("all", description="a subset, by index or name")
-    zca: Literal["frepo"] | None | Auto = Field("auto", description="whitening; auto: the paper's; null: none")
+    zca: Literal["frepo"] | Auto | None = Field("auto", description="whitening; auto: the paper's; null: none")
     statistics: Literal["table", "fit"] | Auto = Field(
-        "auto", description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known"
+        "auto",
+        description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known",
     )
     cache: Literal["memory"] = "memory"
 
@@ -86,7 +87,9 @@ class Config(Section):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if not RUN_NAME.fullmatch(name):
-            raise ValueError("must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit")
+            raise ValueError(
+                "must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit"
+            )
         return name
 
     @field_validator("method", mode="before")
@@ -125,7 +128,10 @@ class Config(Section):
         net = self.net
         if net == "auto":
             net = NETS[method.default_net]()
-        if getattr(net, "norm", "") == "batch" and getattr(method, "classes_per_slot", facts.num_classes) != facts.num_classes:
+        if (
+            getattr(net, "norm", "") == "batch"
+            and getattr(method, "classes_per_slot", facts.num_classes) != facts.num_classes
+        ):
             raise ConfigError(
                 "net.norm batch mixes all classes in one batch, so method.classes_per_slot must be all, "
                 f"got {getattr(method, 'classes_per_slot', None)}"

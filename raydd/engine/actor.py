@@ -16,7 +16,7 @@ from raydd.engine.work import Arrays, Reply, Work
 from raydd.store import Entry
 
 
-@ray.remote(concurrency_groups={"io": 2}, max_restarts=0, max_task_retries=0)
+@ray.remote(concurrency_groups={"io": 2}, max_restarts=0, max_task_retries=0)  # pyrefly: ignore[unexpected-keyword]
 class DistillWorker:
     """A worker of any run: `begin` gives it one, and may give it another afterwards."""
 

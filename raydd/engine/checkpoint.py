@@ -83,7 +83,9 @@ class Checkpoints:
                 _log.warning("passing over a damaged checkpoint: %s", error)
                 damage = error
         if rounds:
-            raise IntegrityError(f"no checkpoint below {self.folder.url} is whole ({damage}); delete the run to start anew")
+            raise IntegrityError(
+                f"no checkpoint below {self.folder.url} is whole ({damage}); delete the run to start anew"
+            )
         return None
 
     def _load(self, round: int) -> Checkpoint:
@@ -98,7 +100,9 @@ class Checkpoints:
         if problems:
             raise IntegrityError(problems[0])
         parts = {
-            name: tensors_from(read_verified(folder, manifest, f"{name}.safetensors"), f"{folder.url}/{name}.safetensors")
+            name: tensors_from(
+                read_verified(folder, manifest, f"{name}.safetensors"), f"{folder.url}/{name}.safetensors"
+            )
             for name in ("variables", "state")
         }
         self.last = round

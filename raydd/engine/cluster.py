@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,22 @@ class Hand:
         remove_placement_group(self.group)
 
 
+def set_environment() -> None:
+    """Set what Ray reads when it is imported; does nothing for a driver that has imported Ray already.
+
+    A local cluster is guarded by a token that nobody else knows, and workers start as plain Python processes even where the
+    driver came by `uv run`.
+    """
+    if "ray" in sys.modules:
+        return
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
 def connect(engine: EngineConfig) -> None:
     """Attach to the cluster that `RAY_ADDRESS` names (as inside a Ray job), else start a local one; once a process.
 
@@ -45,18 +62,11 @@ def connect(engine: EngineConfig) -> None:
         ConfigError: When no node could ever hold one worker.
         EngineError: When the cluster does not answer.
     """
-    # Ray reads these when it is imported. A local cluster is guarded by a token that nobody else knows, and workers start as
-    # plain Python processes even where the driver came by `uv run`.
+    import ray
+
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         _check_fits(engine, cpus=os.cpu_count() or 1, gpus=None, where="this machine")
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
     wanted = engine.workers * engine.cpus_per_worker
     if ray.is_initialized() and not address and ray.cluster_resources().get("CPU", 0) < wanted:
         release_idle()
@@ -89,9 +99,13 @@ def _init(address: str, cpus: int) -> None:
 
 def _check_fits(engine: EngineConfig, *, cpus: float, gpus: float | None, where: str) -> None:
     if engine.cpus_per_worker > cpus:
-        raise ConfigError(f"engine.cpus_per_worker must be <= {cpus:g}, the CPUs of {where}, got {engine.cpus_per_worker}")
+        raise ConfigError(
+            f"engine.cpus_per_worker must be <= {cpus:g}, the CPUs of {where}, got {engine.cpus_per_worker}"
+        )
     if gpus is not None and engine.gpus_per_worker > gpus:
-        raise ConfigError(f"engine.gpus_per_worker must be <= {gpus:g}, the GPUs of {where}, got {engine.gpus_per_worker:g}")
+        raise ConfigError(
+            f"engine.gpus_per_worker must be <= {gpus:g}, the GPUs of {where}, got {engine.gpus_per_worker:g}"
+        )
 
 
 def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
@@ -105,6 +119,7 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
 
     from raydd.engine.actor import DistillWorker
 
+    worker: Any = DistillWorker  # Ray's decorator hides from type checkers what it adds.
     deadline = time.monotonic() + timeout_s
     shape = (engine.cpus_per_worker, engine.gpus_per_worker)
     kept = [hand for hand in _idle if hand.shape == shape][:count]
@@ -119,7 +134,8 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
     for group in groups:
         if group.wait(max(0.1, deadline - time.monotonic())):
             strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
-            actor = DistillWorker.options(num_cpus=shape[0], num_gpus=shape[1], scheduling_strategy=strategy).remote(shape[0])
+            resources = {"num_cpus": shape[0], "num_gpus": shape[1], "scheduling_strategy": strategy}
+            actor = worker.options(**resources).remote(shape[0])
             hands.append(Hand(actor, group, shape))
         else:
             remove_placement_group(group)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import safetensors.torch
-import torch
 
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
 from raydd.engine.executor import Executor, WorkersLost
@@ -82,7 +82,14 @@ class Coordinator:
         lease: Lease,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
-        self.job, self.method, self.executor, self.run, self.lease, self.watch = job, method, executor, run, lease, watch
+        self.job, self.method, self.executor, self.run, self.lease, self.watch = (
+            job,
+            method,
+            executor,
+            run,
+            lease,
+            watch,
+        )
         self.engine = job.config.engine
         self.rounds = job.config.method.rounds
         self.checkpoints = Checkpoints(run, job.hash, self.engine.keep_checkpoints, lease.generation)
@@ -171,7 +178,8 @@ class Coordinator:
         replies = self.executor.advance(self.round, to_arrays(self.variables), slots)
         self._check(replies)
         contributions = [
-            Contribution(self.method.slots_all[reply.slot], to_tensors(reply.gradients), reply.metrics) for reply in replies
+            Contribution(self.method.slots_all[reply.slot], to_tensors(reply.gradients), reply.metrics)
+            for reply in replies
         ]
         gradients = self.method.reduce(self.variables, contributions)
         self.variables, self.optimiser = self.method.update(self.round, self.variables, self.optimiser, gradients)
@@ -179,7 +187,7 @@ class Coordinator:
 
     def _check(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
-            finite = all(torch.from_numpy(g).isfinite().all() for g in reply.gradients.values())
+            finite = all(np.isfinite(gradient).all() for gradient in reply.gradients.values())
             if not finite or not math.isfinite(reply.metrics["loss"]):
                 raise EngineError(
                     f"slot {reply.slot} gave NaN or infinity in round {self.round}; lower method.lr_syn, or raise the ridge if "

@@ -8,6 +8,8 @@ from typing import Self, TypeVar
 
 import torch
 
+from raydd.config import EngineConfig
+from raydd.engine.cluster import set_environment
 from raydd.engine.job import Job
 from raydd.engine.work import Arrays, Reply, Work
 from raydd.evaluate import sequential
@@ -145,6 +147,22 @@ class LocalExecutor(Executor):
     def close(self) -> None:
         """See the base class."""
         self.work = None
+
+
+def open_executor(engine: EngineConfig) -> Executor:
+    """Return the executor that `engine.workers` asks for.
+
+    Raises:
+        ConfigError: When no node could hold a worker.
+        EngineError: When the cluster does not answer, or too few workers can be had.
+    """
+    if not engine.workers:
+        gpu = engine.gpus_per_worker and torch.cuda.is_available()
+        return LocalExecutor(torch.device("cuda" if gpu else "cpu"))
+    set_environment()
+    from raydd.engine.distributed import RayExecutor
+
+    return RayExecutor(engine)
 
 
 def units_of(slots: Sequence[Slot]) -> list[int]:

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 from raydd.config import Config, dump_config, load_config, methods
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
 from raydd.engine.coordinator import Coordinator, Progress
-from raydd.engine.executor import Executor, LocalExecutor
+from raydd.engine.executor import Executor
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.numerics import versions
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
@@ -70,15 +68,6 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
     return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
 
 
-def open_executor(config: Config) -> Executor:
-    """Return the executor that `engine.workers` asks for."""
-    if config.engine.workers:
-        from raydd.engine.distributed import RayExecutor
-
-        return RayExecutor(config.engine)
-    return LocalExecutor(torch.device("cuda" if config.engine.gpus_per_worker and torch.cuda.is_available() else "cpu"))
-
-
 def is_finished(plan: Plan, resume: Resume) -> bool:
     """Whether a run has its artifact already; checks that it may be gone on with.
 
@@ -91,7 +80,9 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
         raise RunError(f"the run {run.url} exists; choose another name, delete it, or let --resume be auto")
     if not exists:
         if resume == "must":
-            raise RunError(f"expected a run at {run.url} to go on with, got none; check name and store, or let --resume be auto")
+            raise RunError(
+                f"expected a run at {run.url} to go on with, got none; check name and store, or let --resume be auto"
+            )
         return False
     before = load_config(f"{run.url}/config.yaml")
     status = run.json("status.json") if run.exists("status.json") else {}
@@ -106,7 +97,9 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
         return False
     done = int(artifact.json("recipe.json")["rounds"])
     if plan.config.method.rounds < done:
-        raise RunError(f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}")
+        raise RunError(
+            f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}"
+        )
     return done == plan.config.method.rounds
 
 

@@ -79,7 +79,9 @@ class Work:
         name = unit_file(unit)
         data = folder.read(name)
         if digest(data) != entries[name]:
-            raise IntegrityError(f"{folder.url}/{name} was altered since the checkpoint was written; delete {folder.url}")
+            raise IntegrityError(
+                f"{folder.url}/{name} was altered since the checkpoint was written; delete {folder.url}"
+            )
         tensors = tensors_from(data, f"{folder.url}/{name}")
         return {key: value.to(self.device) for key, value in tensors.items()}
 
@@ -95,7 +97,9 @@ class Work:
         self._finish(tensors)
         shared = self.method.shared_state(round) if slots else None
         replies = [self._slot(round, self.method.slots_all[index], tensors, shared) for index in slots]
-        units = dict.fromkeys(slot.unit for slot in map(self.method.slots_all.__getitem__, slots) if slot.unit is not None)
+        units = dict.fromkeys(
+            slot.unit for slot in map(self.method.slots_all.__getitem__, slots) if slot.unit is not None
+        )
         self._pending = (round, tuple(units))
         return replies
 

@@ -13,10 +13,10 @@ __all__ = ["PROTOCOLS", "Accuracy", "MapFunction", "Protocol", "evaluate", "net_
 
 
 class _Callable(ModuleType):
-    """Lets `raydd.evaluate(...)` mean the function, also after Python has bound that name to this package."""
+    """Lets `raydd.evaluate(...)` stay the public function after Python has bound that name to this package."""
 
     def __call__(self, *args: Any, **options: Any) -> list[Accuracy]:
-        return evaluate(*args, **options)
+        return sys.modules["raydd"].__getattr__("evaluate")(*args, **options)
 
 
 sys.modules[__name__].__class__ = _Callable

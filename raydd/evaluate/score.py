@@ -91,7 +91,7 @@ class Accuracy:
             DataError: When it is something else.
         """
         try:
-            return TypeAdapter(cls).validate_python(raw, strict=True)
+            return TypeAdapter(cls).validate_python(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the record"

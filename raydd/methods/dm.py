@@ -70,10 +70,19 @@ class DM(Method[DMConfig]):
 
     def shared_state(self, round: int) -> NetState:
         """Draw this round's random network from its key."""
-        return nets.initialise(self.net, self.problem.generator("embedding", round), self.problem.device).channels_last()
+        return nets.initialise(
+            self.net, self.problem.generator("embedding", round), self.problem.device
+        ).channels_last()
 
     def contribution(
-        self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: NetState, x_real: Tensor, y_real: Tensor
+        self,
+        round: int,
+        slot: Slot,
+        variables: Tensors,
+        state: Tensors,
+        shared: NetState,
+        x_real: Tensor,
+        y_real: Tensor,
     ) -> Contribution:
         """Match the means of features, class by class; see the base class."""
         first, ipc = slot.classes[0] * self.config.ipc, self.config.ipc
@@ -90,7 +99,9 @@ class DM(Method[DMConfig]):
         synthetic = list(x_syn.chunk(len(classes)))
         if self.config.augment is not None:
             for k, c in enumerate(classes):
-                params = dsa.draw(self.config.augment, self.problem.generator("augment", round, c), None, self.problem.shape)
+                params = dsa.draw(
+                    self.config.augment, self.problem.generator("augment", round, c), None, self.problem.shape
+                )
                 real[k], synthetic[k] = dsa.apply(real[k], params), dsa.apply(synthetic[k], params)
         with torch.no_grad():
             # BatchNorm must see all classes in one batch; without it a class at a time keeps the activations small.

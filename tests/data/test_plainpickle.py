@@ -3,7 +3,6 @@ from __future__ import annotations
 import collections
 import os
 import pickle
-import pickletools
 
 import numpy as np
 import pytest
@@ -70,7 +69,6 @@ def test_array_that_claims_more_than_it_holds_is_refused() -> None:
 def test_file_cannot_alter_the_reader_for_later_files() -> None:
     # GLOBAL numpy dtype, then BUILD with (None, {"function": None}): an attempt to set an attribute of what it named.
     attack = b"\x80\x02cnumpy\ndtype\nN}X\x08\x00\x00\x00functionNs\x86b."
-    pickletools.dis(attack, out=open(os.devnull, "w"))  # noqa: SIM115
     with pytest.raises(DataError):
         plainpickle.load(attack, "f")
     array = np.arange(3, dtype=np.uint8)
@@ -80,7 +78,7 @@ def test_file_cannot_alter_the_reader_for_later_files() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"garbage", b"\x80\x02}q\x00", pickle.dumps([1], 2), b"\x80\x05cos\nsystem\n."])
 def test_damaged_or_no_dict(data: bytes) -> None:
-    with pytest.raises(DataError, match="^f: expected a pickle"):
+    with pytest.raises(DataError, match=r"^f: expected a pickle"):
         plainpickle.load(data, "f")
 
 

@@ -1,0 +1,150 @@
+"""What lies in a store: listing, showing, verifying and pulling runs, distilled sets and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from raydd.data.index import load_index, verify_shards
+from raydd.distilled import DistilledSet, artifact_folder, read_transform
+from raydd.errors import DataError, IntegrityError
+from raydd.store import Folder, commit, load_manifest, read_verified, verify
+
+Kind = Literal["run", "set", "shards"]
+
+
+def kind_of(url: str) -> Kind:
+    """Tell what a URL holds.
+
+    Raises:
+        DataError: When it is neither a run, a distilled set nor packed shards.
+    """
+    folder = Folder(url)
+    if folder.exists("config.yaml"):
+        return "run"
+    if folder.exists("index.json"):
+        return "shards"
+    if folder.exists("manifest.json"):
+        return "set"
+    raise DataError(
+        f"expected a run, a distilled set or packed shards at {folder.url}, got none of them; check the URL"
+    )
+
+
+def runs(store: str) -> Iterator[dict[str, Any]]:
+    """Yield a line of facts about every run of a store, by name."""
+    folder = Folder(store)
+    for name in folder.folders():
+        run = folder.folder(name)
+        if run.exists("config.yaml"):
+            yield {"name": name, **show_run(run)}
+
+
+def show(url: str) -> dict[str, Any]:
+    """Return the facts of a run, a distilled set or shards."""
+    kind, folder = kind_of(url), Folder(url)
+    facts = {"run": show_run, "set": _show_set, "shards": _show_shards}[kind](folder)
+    return {"kind": kind, "url": folder.url, **facts}
+
+
+def show_run(run: Folder) -> dict[str, Any]:
+    """Return a run's state, progress and accuracies."""
+    status = run.json("status.json") if run.exists("status.json") else {"state": "starting"}
+    if run.exists("evaluation.json"):
+        results = run.json("evaluation.json")["results"]
+        status["accuracy"] = {result["of"]: round(result["mean"], 2) for result in results}
+    return status
+
+
+def _show_set(folder: Folder) -> dict[str, Any]:
+    ds = DistilledSet.load(folder.url)
+    recipe = ds.recipe
+    return {
+        "name": recipe.name,
+        "method": recipe.method,
+        "paper": recipe.paper,
+        "rounds": recipe.rounds,
+        "images": list(ds.images.shape),
+        "labels": f"{recipe.label_kind}: {recipe.label_convention}",
+        "classes": list(ds.classes),
+        "protocol": recipe.protocol,
+        "augmentation": recipe.augmentation,
+        "storage_bytes": ds.storage_bytes,
+        "versions": recipe.versions,
+    }
+
+
+def _show_shards(folder: Folder) -> dict[str, Any]:
+    index = load_index(folder)
+    return {
+        "name": index.name,
+        "split": index.split,
+        "images": len(index),
+        "classes": len(index.classes),
+        "shape": [index.channels, index.size, index.size],
+        "shards": len(index.shards),
+        "bytes": sum(shard.size for shard in index.shards),
+        "hash": index.hash,
+    }
+
+
+def problems(url: str) -> list[str]:
+    """Read everything at a URL again and return what is wrong with it, a line each; nothing where all is well."""
+    kind, folder = kind_of(url), Folder(url)
+    if kind == "shards":
+        return verify_shards(folder, load_index(folder))
+    if kind == "set":
+        return _set_problems(folder)
+    found = [problem for place in _checkpoints(folder) for problem in _manifest_problems(place)]
+    artifact = folder.folder("distilled")
+    if artifact.exists("manifest.json") or artifact.list():
+        found += _set_problems(artifact)
+    return found
+
+
+def _checkpoints(run: Folder) -> list[Folder]:
+    folder = run.folder("checkpoints")
+    # A folder without a manifest is a checkpoint that was being written, which nobody believes.
+    return [folder.folder(name) for name in folder.folders() if folder.exists(f"{name}/manifest.json")]
+
+
+def _manifest_problems(folder: Folder) -> list[str]:
+    try:
+        return verify(folder, load_manifest(folder))
+    except (IntegrityError, FileNotFoundError) as error:
+        return [str(error)]
+
+
+def _set_problems(folder: Folder) -> list[str]:
+    found = _manifest_problems(folder)
+    if not found:
+        try:
+            DistilledSet.load(folder.url)
+        except DataError as error:
+            found = [str(error)]
+    return found
+
+
+def pull(url: str, dest: str) -> str:
+    """Copy a distilled set, with the transform it needs, to another folder; every byte is checked. Returns its URL.
+
+    Raises:
+        DataError: When there is no distilled set at `url`, or `dest` holds something else.
+        IntegrityError: When a file was altered.
+    """
+    source, target = artifact_folder(url), Folder(dest)
+    manifest = load_manifest(source)
+    if target.list() and not target.exists("manifest.json"):
+        raise DataError(
+            f"expected an empty folder or a distilled set at {target.url}, got other files; choose another folder"
+        )
+    files = {name: read_verified(source, manifest, name) for name in manifest.files}
+    ds = DistilledSet.load(source.url)
+    sha256 = ds.recipe.transform_file
+    name = f"transforms/{sha256}.safetensors"
+    if sha256 is not None and name not in files:
+        store = source.parent.parent.folder("transforms")
+        read_transform(store, sha256)
+        files[name] = store.read(f"{sha256}.safetensors")
+    commit(target, files, meta=manifest.meta)
+    return target.url

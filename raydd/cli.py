@@ -1,0 +1,339 @@
+"""The verbs of `raydd`. Each reads its words, calls one function of the library, and prints what came of it.
+
+Exit codes: 0 done; 2 the user's mistake, told in one line; 1 anything else; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from raydd.errors import RaydError
+
+if TYPE_CHECKING:
+    from raydd.evaluate import Accuracy
+
+app = typer.Typer(
+    help="Distil a large labelled image set into a small synthetic one that trains networks nearly as well.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, at a path or any fsspec URL")]
+SetUrl = Annotated[str, typer.Argument(metavar="SET", help="a run or a distilled set, at any fsspec URL")]
+AnyUrl = Annotated[str, typer.Argument(metavar="RUN|SET|SHARDS", help="at any fsspec URL")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as in method.ipc=10")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object, alone, on stdout")]
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="such as digits or mnist:ROOT; see `raydd datasets`")],
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="folder for shards and index, at any fsspec URL")],
+    size: Annotated[
+        int | None, typer.Option(help="resize to this many pixels; must be given for images of mixed sizes")
+    ] = None,
+    shard_mb: Annotated[int, typer.Option(help="nominal size of a shard")] = 64,
+    split: Annotated[str, typer.Option(help="train, test, or the data set's own name for a split")] = "train",
+    workers: Annotated[int | None, typer.Option(help="processes; by default one a core")] = None,
+    as_json: Json = False,
+) -> None:
+    """Pack a data set into WebDataset shards and an index; goes on where it was interrupted."""
+    import os
+
+    from raydd.catalogue import show as facts_of
+    from raydd.data.pack import pack as run
+    from raydd.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        workers = workers if workers is not None else os.cpu_count() or 1
+        run(source, dest, split=split, size=size, shard_mb=shard_mb, workers=workers, progress=terminal.packing)
+    finally:
+        terminal.close()
+    _facts(facts_of(dest), as_json)
+
+
+@app.command()
+def distill(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Literal["auto", "never", "must"],
+        typer.Option(help="auto: go on with a run that exists; never: refuse it; must: refuse a new one"),
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Distil a data set, evaluate the result, and write a report; the same command goes on where it was stopped."""
+    from raydd import api
+    from raydd.config import load_config
+    from raydd.terminal import Terminal
+
+    # A mistake in the config is told before torch is loaded.
+    said = load_config(config, overrides or ())
+    terminal = Terminal()
+    try:
+        run = api.distill(said, resume=resume, watcher=terminal)
+    finally:
+        terminal.close()
+    status = run.status()
+    if as_json:
+        accuracy = {a.of: _accuracy(a) for a in reversed(run.accuracies)}
+        facts = {"run": run.url, "artifact": run.artifact, "report": run.report, "picture": run.picture}
+        _print_json({**facts, "rounds": status["round"], "seconds": status["seconds"], "accuracy": accuracy})
+        return
+    _table(run.accuracies)
+    print_line(f"artifact  {run.artifact}")
+    print_line(f"picture   {run.picture}")
+    print_line(f"report    {run.report}")
+
+
+@app.command()
+def evaluate(
+    url: SetUrl,
+    test: Annotated[str, typer.Option(help="packed test shards, or a SOURCE whose test split is packed first")],
+    train: Annotated[str | None, typer.Option(help="packed training shards or a SOURCE, for baselines")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="see `raydd protocols`; by default the one of the set's method")
+    ] = None,
+    nets: Annotated[
+        str | None, typer.Option(help="such as convnet,frepo_convnet; options as convnet:width=64:norm=batch")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="networks trained")] = 5,
+    baselines: Annotated[str, typer.Option(help="out of random,whole")] = "",
+    seed: Annotated[int, typer.Option(help="names initialisations, orders and augmentations")] = 0,
+    workers: Annotated[int, typer.Option(help="processes on Ray; 0: this process")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train networks from scratch on a distilled set and score them on a test split."""
+    from raydd import api
+    from raydd.terminal import Terminal
+
+    # Commas part networks, so a network's own options are parted by colons here.
+    named = [net.replace(":", ",").replace(",", ":", 1) for net in nets.split(",")] if nets else None
+    terminal = Terminal()
+    try:
+        results = api.evaluate(
+            url,
+            test=test,
+            train=train,
+            protocol=protocol,
+            nets=named,
+            repeats=repeats,
+            baselines=[name for name in baselines.split(",") if name],
+            seed=seed,
+            workers=workers,
+            watcher=terminal,
+        )
+    finally:
+        terminal.close()
+    if as_json:
+        _print_json({"results": [{"of": a.of, **_accuracy(a), "storage_bytes": a.storage_bytes} for a in results]})
+    else:
+        _table(results)
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run, at any fsspec URL")], as_json: Json = False
+) -> None:
+    """Write report.html of a run anew."""
+    from raydd.errors import DataError
+    from raydd.report import write_report
+    from raydd.store import Folder
+
+    folder = Folder(run)
+    if not folder.exists("config.yaml"):
+        raise DataError(f"expected a run at {folder.url}, got no config.yaml there; check the URL")
+    _facts({"report": write_report(folder)}, as_json)
+
+
+@app.command()
+def pull(
+    url: SetUrl, dest: Annotated[str, typer.Argument(metavar="DEST", help="a folder")], as_json: Json = False
+) -> None:
+    """Copy a distilled set, with all that it needs, to another folder; every byte is checked."""
+    from raydd.catalogue import pull as run
+
+    _facts({"set": run(url, dest)}, as_json)
+
+
+@app.command()
+def ls(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder of runs")] = "runs", as_json: Json = False
+) -> None:
+    """List the runs of a store."""
+    from raydd.catalogue import runs
+
+    found = list(runs(store))
+    if as_json:
+        _print_json({"runs": found})
+        return
+    for run in found:
+        accuracy = ", ".join(f"{of} {mean}" for of, mean in run.get("accuracy", {}).items())
+        print_line(
+            f"{run['name']:30} {run['state']:10} {run.get('round', 0):>7}/{run.get('rounds', '?'):<7} {accuracy}".rstrip()
+        )
+
+
+@app.command()
+def show(url: AnyUrl, as_json: Json = False) -> None:
+    """Show the facts of a run (also while it goes on), a distilled set, or packed shards."""
+    from raydd.catalogue import show as run
+
+    _facts(run(url), as_json)
+
+
+@app.command()
+def verify(url: AnyUrl, as_json: Json = False) -> None:
+    """Read everything again and compare it with manifests and index."""
+    from raydd.catalogue import problems
+    from raydd.errors import IntegrityError
+
+    found = problems(url)
+    if as_json:
+        _print_json({"url": url, "problems": found})
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise IntegrityError(f"{found[0]}{more}")
+    if not as_json:
+        print_line(f"{url} is whole")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods."""
+    from raydd.config import methods as known
+
+    lines = {name: {"paper": m.paper, "learns": m.learns, "slots": m.slots} for name, m in known().items()}
+    if as_json:
+        _print_json({"methods": lines})
+        return
+    for name, line in lines.items():
+        print_line(f"{name:10} learns {line['learns']}; slot: {line['slots']}; {line['paper']}")
+
+
+@app.command()
+def nets(as_json: Json = False) -> None:
+    """List the networks."""
+    from raydd.nets import available
+
+    _list("nets", available(), as_json)
+
+
+@app.command()
+def datasets(as_json: Json = False) -> None:
+    """List the kinds of SOURCE that can be packed."""
+    from raydd.data.sources import SOURCES
+
+    _list("datasets", {name: kind.help for name, kind in SOURCES.items()}, as_json)
+
+
+@app.command()
+def protocols(as_json: Json = False) -> None:
+    """List the evaluation protocols."""
+    from raydd.evaluate import PROTOCOLS
+
+    _list("protocols", {name: protocol.summary for name, protocol in PROTOCOLS.items()}, as_json)
+
+
+@app.command("config")
+def config_command(method: Annotated[str, typer.Argument(metavar="METHOD", help="see `raydd methods`")]) -> None:
+    """Print a complete, commented config to start from; it runs as it stands, on scikit-learn's digits."""
+    from raydd.config.template import template
+
+    sys.stdout.write(template(method))
+
+
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Option(help="a store that is to be written to and read from")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether this machine, and a store, are fit."""
+    from raydd.doctor import examine
+
+    findings = examine(store)
+    if as_json:
+        _print_json({"findings": [{"what": what, "good": good, "detail": detail} for what, good, detail in findings]})
+    else:
+        for what, good, detail in findings:
+            print_line(f"{'ok  ' if good else 'BAD '} {what:16} {detail}")
+    if not all(good for _, good, _ in findings):
+        raise typer.Exit(1)
+
+
+def print_line(text: str) -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print_line(json.dumps(value))
+
+
+def _facts(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(facts)
+        return
+    for key, value in facts.items():
+        if isinstance(value, list) and len(value) > 12:
+            value = f"{', '.join(map(str, value[:10]))}, ... ({len(value)})"
+        print_line(f"{key:18} {value}")
+
+
+def _list(name: str, lines: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        _print_json({name: lines})
+        return
+    for key, line in lines.items():
+        print_line(f"{key:16} {line}")
+
+
+def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
+    raw = accuracy.to_json()
+    return {key: raw[key] for key in ("mean", "std", "repeats", "protocol", "net")}
+
+
+def _table(accuracies: tuple[Accuracy, ...] | list[Accuracy]) -> None:
+    for a in accuracies:
+        score = f"{a.mean:6.2f} +- {a.std:4.2f} %"
+        print_line(
+            f"{a.of:10} {score}  {a.images} images, {a.storage_bytes} bytes, {a.repeats} x {a.net}, protocol {a.protocol}"
+        )
+
+
+class _Signalled(BaseException):
+    """SIGINT or SIGTERM, on its way out through whatever must be closed."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_code = 128 + number
+
+
+def _on_signal(number: int, _: object) -> None:
+    raise _Signalled(number)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("raydd").setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    try:
+        app()
+    except RaydError as error:
+        sys.stderr.write(f"raydd: {error}\n")
+        sys.exit(error.exit_code)
+    except _Signalled as signalled:
+        sys.stderr.write("raydd: interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(signalled.exit_code)

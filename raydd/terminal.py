@@ -1,0 +1,86 @@
+"""Progress for people: a bar on a terminal, plain lines in a log. Always on stderr; stdout is for results."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from raydd.engine.coordinator import Progress
+
+LINE_EVERY_S = 15.0
+
+
+class Terminal:
+    """A watcher (see `raydd.api.Watcher`) that shows progress on stderr."""
+
+    def __init__(self, *, bars: bool | None = None) -> None:
+        self.bars = sys.stderr.isatty() if bars is None else bars
+        self._bar: Bar | None = None
+        self._task = ""
+        self._last = 0.0
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self.close()
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def packing(self, done: int, total: int) -> None:
+        """Show images packed."""
+        self._show("packing", done, total, "images")
+
+    def evaluating(self, done: int, total: int) -> None:
+        """Show networks trained."""
+        self._show("evaluating", done, total, "networks")
+
+    def round(self, progress: Progress) -> None:
+        """Show rounds done."""
+        loss = progress.metrics.get("loss")
+        detail = "rounds" if loss is None else f"rounds, loss {loss:.4g}"
+        if progress.workers:
+            detail += f", {progress.workers} workers"
+        self._show("distilling", progress.round, progress.rounds, detail)
+
+    def _show(self, task: str, done: int, total: int, detail: str) -> None:
+        if self.bars:
+            self._draw(task, done, total, detail)
+        elif done == total or task != self._task or time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            sys.stderr.write(f"{task}: {done}/{total} {detail}\n")
+            sys.stderr.flush()
+        self._task = task
+
+    def _draw(self, task: str, done: int, total: int, detail: str) -> None:
+        if task != self._task:
+            self.close()
+        if self._bar is None:
+            self._bar = self._start(task, total)
+        self._bar.update(self._bar.task_ids[0], completed=done, detail=detail)
+        if done == total:
+            self.close()
+
+    def _start(self, task: str, total: int) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description:10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[detail]}"),
+        )
+        bar = Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
+        bar.start()
+        bar.add_task(task, total=total, detail="")
+        return bar
+
+    def close(self) -> None:
+        """Take the bar away; what it showed stays."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
