@@ -136,26 +136,29 @@ def load_index(folder: Folder) -> Index:
         raise IntegrityError(
             f"{folder.url}: expected {TENSORS_NAME} beside {JSON_NAME}, got none: pack again"
         ) from None
-    _verify_bytes(f"{folder.url}/{TENSORS_NAME}", tensors, body["tensors"])
     try:
-        arrays = load_tensors(tensors)
-        index = Index(
-            name=body["name"],
-            split=body["split"],
-            classes=tuple(body["classes"]),
-            channels=body["channels"],
-            size=body["size"],
-            shards=tuple(Shard(**shard) for shard in body["shards"]),
-            base=body["base"],
-            source=body["source"],
-            **{name: arrays[name] for name in _DTYPES},
-        )
+        _verify_bytes(f"{folder.url}/{TENSORS_NAME}", tensors, body["tensors"])
+        index = _build(body, load_tensors(tensors))
     except (KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder.url}/{JSON_NAME}: not a complete index ({error}): pack again") from error
     _check(index, folder.url)
     if index.hash != body["hash"]:
         raise IntegrityError(f"{folder.url}: expected data set {body['hash']}, got {index.hash}: pack again")
     return index
+
+
+def _build(body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
+    return Index(
+        name=body["name"],
+        split=body["split"],
+        classes=tuple(body["classes"]),
+        channels=body["channels"],
+        size=body["size"],
+        shards=tuple(Shard(**shard) for shard in body["shards"]),
+        base=body["base"],
+        source=body["source"],
+        **{name: arrays[name] for name in _DTYPES},
+    )
 
 
 def verify_shards(folder: Folder, index: Index) -> list[str]:
@@ -243,7 +246,17 @@ def _check(index: Index, url: str) -> None:
         if not good:
             raise DataError(f"{url}: the index contradicts itself: {what}: pack again")
 
-    num, shape = len(index.label), (len(index.classes), index.channels)
+    texts = (
+        index.name,
+        index.split,
+        index.base,
+        *index.classes,
+        *(t for s in index.shards for t in (s.name, s.sha256)),
+    )
+    need(all(isinstance(text, str) for text in texts), "a name is no text")
+    numbers = (index.channels, index.size, *(n for s in index.shards for n in (s.size, s.samples)))
+    need(all(isinstance(n, int) and n > 0 for n in numbers), "a size or count is no positive number")
+    num, shape = index.label.size, (len(index.classes), index.channels)
     for name, array in _arrays(index).items():
         expected = shape if name.startswith("channel_") else (num,)
         need(array.dtype == _DTYPES[name], f"{name} must be {np.dtype(_DTYPES[name])}, got {array.dtype}")

@@ -89,24 +89,16 @@ def pack(
         StoreError: A URL cannot be read or written.
     """
     _check_options(size, shard_mb, workers)
-    parsed = sources.parse(source)
-    split = sources.resolve_split(parsed, split)
-    folder = Folder(dest)
-    wanted = {"format": _FORMAT, "source": parsed.spec, "split": split, "size": size, "shard_mb": shard_mb}
-    if folder.exists(JSON_NAME):
-        return _finished(folder, wanted)
-    samples = parsed.open(split)
-    plan = _plan(parsed, split, samples, size, shard_mb)
-    tasks = _tasks(parsed, split, samples, plan, folder, size)
-    wanted |= {"plan": _fingerprint(samples, plan)}
-    _claim(folder, wanted)
-    parts = _work(folder, tasks, map or _mapper(workers), progress)
-    base = shardwork.shards_url(parsed) if tasks[0].indexed else ""
-    index = _index(parsed.name, split, samples, plan, [parts[task.shard] for task in tasks])
-    index = dataclasses.replace(index, base="" if base == folder.url else base, source=wanted)
-    save_index(folder, index)
-    _clean(folder)
-    return index
+    parsed = shardwork.opened(sources.parse(source).spec)
+    try:
+        split = sources.resolve_split(parsed, split)
+        folder = Folder(dest)
+        wanted = {"format": _FORMAT, "source": parsed.spec, "split": split, "size": size, "shard_mb": shard_mb}
+        if folder.exists(JSON_NAME):
+            return _finished(folder, wanted)
+        return _unfinished(parsed, folder, wanted, map or _mapper(workers), progress)
+    finally:
+        shardwork.opened.cache_clear()  # it may hold a whole data set, and may have changed by the next call
 
 
 def _check_options(size: int | None, shard_mb: int, workers: int) -> None:
@@ -124,6 +116,29 @@ def _finished(folder: Folder, wanted: dict[str, Any]) -> Index:
     _compare(folder, dict(index.source or {}), wanted)
     if folder.exists(_PACK_NAME):
         _clean(folder)
+    return index
+
+
+def _unfinished(
+    source: Source,
+    folder: Folder,
+    wanted: dict[str, Any],
+    mapper: Mapper,
+    progress: Callable[[int, int], None] | None,
+) -> Index:
+    """Pack what is not packed yet."""
+    split, size = wanted["split"], wanted["size"]
+    samples = source.open(split)
+    plan = _plan(source, split, samples, size, wanted["shard_mb"])
+    tasks = _tasks(source, split, samples, plan, folder, size)
+    wanted = wanted | {"plan": _fingerprint(samples, plan)}
+    _claim(folder, wanted)
+    parts = _work(folder, tasks, mapper, progress)
+    index = _index(source.name, split, samples, plan, [parts[task.shard] for task in tasks])
+    base = shardwork.shards_url(source) if tasks[0].indexed else ""
+    index = dataclasses.replace(index, base="" if base == folder.url else base, source=wanted)
+    save_index(folder, index)
+    _clean(folder)
     return index
 
 
@@ -277,7 +292,7 @@ def _part(folder: Folder, task: Task) -> dict[str, Any] | None:
         return None
     if not isinstance(part, dict) or part.keys() != shardwork.PART_KEYS or part["label"] != list(task.labels):
         return None
-    shards = Folder(shardwork.shards_url(sources.parse(task.source))) if task.indexed else folder
+    shards = Folder(shardwork.shards_url(shardwork.opened(task.source))) if task.indexed else folder
     return part if part["shard"] == task.shard and shards.size(task.shard) == part["size"] else None
 
 

@@ -71,15 +71,15 @@ def do(task: Task) -> dict[str, Any]:
     Raises:
         DataError: An image does not decode or has the wrong size; names it.
     """
-    source = _source(task.source)
+    source = opened(task.source)
     part = _index(task, source) if task.indexed else _pack(task, source)
     Folder(task.dest).write_json(task.part, part)
     return part
 
 
 @functools.lru_cache(maxsize=1)
-def _source(spec: str) -> Source:
-    """Keep the source of this process: an array's worth of reading is done once, not once a shard."""
+def opened(spec: str) -> Source:
+    """Return the source, kept from shard to shard: what it holds in memory is read once a process."""
     return sources.parse(spec)
 
 

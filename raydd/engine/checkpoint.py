@@ -81,10 +81,10 @@ class Checkpoints:
                 return self._load(round)
             except IntegrityError as error:
                 _log.warning("passing over a damaged checkpoint: %s", error)
-                damage = error
+                damages.append(str(error))
         if rounds:
             raise IntegrityError(
-                f"no checkpoint below {self.folder.url} is whole ({damage}); delete the run to start anew"
+                f"no checkpoint below {self.folder.url} is whole ({damages[-1]}); delete the run to start anew"
             )
         return None
 

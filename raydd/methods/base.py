@@ -48,7 +48,9 @@ class Contribution:
     Attributes:
         slot: The slot.
         gradients: By the variables' names; rows of the slot's classes, or whole tensors, as the method's `reduce` expects.
-        metrics: Numbers for the log, averaged over slots; `loss` is always among them.
+            Contiguous: they travel faster so, and a sum's bits depend on the order in memory.
+        metrics: Numbers for the log, averaged over slots. `loss` is always among them: what the gradients are derivatives of,
+            divided by the number of the slot's classes where it has any.
     """
 
     slot: Slot

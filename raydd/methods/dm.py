@@ -90,7 +90,7 @@ class DM(Method[DMConfig]):
         x_syn = variables["x_syn"][rows].clone().requires_grad_(True)
         loss = self._loss(round, slot.classes, x_syn, x_real, y_real, shared)
         (gradient,) = torch.autograd.grad(loss, x_syn)
-        return Contribution(slot, {"x_syn": gradient}, {"loss": float(loss.detach()) / len(slot.classes)})
+        return Contribution(slot, {"x_syn": gradient.contiguous()}, {"loss": float(loss.detach()) / len(slot.classes)})
 
     def _loss(
         self, round: int, classes: Sequence[int], x_syn: Tensor, x_real: Tensor, y_real: Tensor, embedding: NetState

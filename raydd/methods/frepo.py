@@ -119,8 +119,10 @@ class FRePo(Method[FRePoConfig]):
             loss = self._loss(f_syn, y_syn, f_real, target)
             f_gradient, y_gradient = torch.autograd.grad(loss, (f_syn, y_syn))
             gradients = (self._pull_back(member, x_syn, f_gradient), y_gradient)
-        names = ("x_syn", "y_syn") if self.config.learn_labels else ("x_syn",)
-        return Contribution(slot, dict(zip(names, gradients, strict=False)), {"loss": float(loss.detach())})
+        named = {"x_syn": gradients[0].contiguous()}
+        if self.config.learn_labels:
+            named["y_syn"] = gradients[1]
+        return Contribution(slot, named, {"loss": float(loss.detach())})
 
     @property
     def _rows(self) -> int:

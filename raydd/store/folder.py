@@ -22,15 +22,10 @@ STREAM_BYTES = 4 << 20
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # `file` and `local` are handled apart; the others read inside a file or wrap a store, which one plain URL cannot say.
-_NO_STORES = {"asyncwrapper", "async_wrapper", "blockcache", "cached", "data", "dir", "file", "filecache"} | {
-    "generic",
-    "libarchive",
-    "local",
-    "reference",
-    "simplecache",
-    "tar",
-    "zip",
-}
+_NO_STORES = frozenset(
+    ("asyncwrapper", "async_wrapper", "blockcache", "cached", "data", "dir", "file", "filecache", "generic")
+    + ("libarchive", "local", "reference", "simplecache", "tar", "zip")
+)
 _LOCAL = local.LocalBackend()
 
 

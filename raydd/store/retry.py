@@ -169,4 +169,4 @@ def _class_names(error: BaseException) -> set[str]:
 def _cause(error: BaseException) -> str:
     # An OSError of the operating system carries a path that `what` has named already.
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(str(text).split())[:300].rstrip(".") or type(error).__name__
+    return " ".join(text.split())[:300].rstrip(".") or type(error).__name__

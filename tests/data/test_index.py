@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -75,6 +76,30 @@ def test_json_altered_in_any_place(packed: tuple[Folder, Index]) -> None:
             load_index(folder)
     path.write_text(json.dumps({"format": "raydd-index-9"}))
     with pytest.raises(DataError, match="expected format raydd-index-1, got raydd-index-9"):
+        load_index(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tensors", {}),
+        ("tensors", 3),
+        ("classes", 3),
+        ("classes", [3] * 10),
+        ("shards", [{"name": "x"}]),
+        ("shards", [{"name": "x", "size": "1", "sha256": "", "samples": 10}]),
+        ("size", "8"),
+        ("size", None),
+        ("base", None),
+    ],
+)
+def test_hostile_json_with_its_own_right_hash(packed: tuple[Folder, Index], key: str, value: object) -> None:
+    folder, _ = packed
+    body = folder.json("index.json") | {key: value}
+    del body["sha256"]
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    folder.write_json("index.json", body | {"sha256": hashlib.sha256(text.encode()).hexdigest()})
+    with pytest.raises(DataError, match=r"not a complete index|contradicts itself"):
         load_index(folder)
 
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from raydd.data import pack as pack_module
 from raydd.data import shardwork
+from raydd.data.arrays import ArraySource
 from raydd.data.index import load_index, verify_shards
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
@@ -358,5 +359,11 @@ if __name__ == "__main__":
     assert ended
 
 
-def test_source_is_opened_once_a_process() -> None:
-    assert shardwork._source("digits") is shardwork._source("digits")
+def test_source_is_read_once_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_mnist(tmp_path / "mnist", num=10)
+    calls: list[str] = []
+    read = ArraySource._read
+    monkeypatch.setattr(ArraySource, "_read", lambda self, split: calls.append(split) or read(self, split))
+    pack(f"mnist:{tmp_path / 'mnist'}", str(tmp_path / "out"))
+    assert calls == ["train"]
+    assert shardwork.opened.cache_info().currsize == 0

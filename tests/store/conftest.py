@@ -13,13 +13,13 @@ KINDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]
 
 
 @pytest.fixture(scope="session")
-def store_env() -> Iterator[dict[str, str]]:
+def s3_env() -> Iterator[dict[str, str]]:
     with s3_endpoint() as env:
         yield env
 
 
 @pytest.fixture(scope="session")
-def bucket(store_env: dict[str, str]) -> str:
+def s3_url(s3_env: dict[str, str]) -> str:
     return fresh_bucket()
 
 
@@ -30,12 +30,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
         return Folder(str(tmp_path / "runs"))
     if request.param == "memory":
         return Folder(f"memory://{secrets.token_hex(6)}/runs")
-    return Folder(f"{request.getfixturevalue('bucket')}/{secrets.token_hex(6)}")
+    return Folder(f"{request.getfixturevalue('s3_url')}/{secrets.token_hex(6)}")
 
 
 @pytest.fixture(scope="session")
-def one_proxy(store_env: dict[str, str]) -> Iterator[Proxy]:
-    proxy = Proxy(store_env["AWS_ENDPOINT_URL"])
+def one_proxy(s3_env: dict[str, str]) -> Iterator[Proxy]:
+    proxy = Proxy(s3_env["AWS_ENDPOINT_URL"])
     yield proxy
     proxy.stop()
 

@@ -141,9 +141,9 @@ def test_damage_is_named(folder: Folder) -> None:
     manifest = commit(folder, {"a": b"abc", "b": b"abc", "c": b"abc", "d": b"abc", "e": b""}, meta={})
     folder.write("a", b"ab")
     folder.write("b", b"abcd")
-    folder.write("c", b"abd")
+    folder.write("c", b"xyz")
     folder.delete("d")
-    other = hashlib.sha256(b"abd").hexdigest()
+    other = hashlib.sha256(b"xyz").hexdigest()
     assert verify(folder, manifest) == [
         f"{folder.url}/a: expected 3 bytes, got 2: truncated",
         f"{folder.url}/b: expected 3 bytes, got more",
