@@ -20,6 +20,7 @@ _FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFA
 _log = logging.getLogger("raydd")
 _keeping = 0
 _idle: list[Hand] = []
+_busy: list[Hand] = []
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +36,8 @@ class Hand:
         import ray
         from ray.util.placement_group import remove_placement_group
 
+        if self in _busy:
+            _busy.remove(self)
         ray.kill(self.actor, no_restart=True)
         remove_placement_group(self.group)
 
@@ -145,7 +148,9 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
     for hand in hands:
         if hand not in answered:
             hand.dismiss()
-    return [hand for hand in hands if hand in answered]
+    hired = [hand for hand in hands if hand in answered]
+    _busy.extend(hired)
+    return hired
 
 
 def _succeeded(ref: Any) -> bool:
@@ -160,13 +165,19 @@ def _succeeded(ref: Any) -> bool:
     return True
 
 
+def hired() -> list[Hand]:
+    """Return the workers that this process holds, busy ones first."""
+    return [*_busy, *_idle]
+
+
 def release(hands: list[Hand]) -> None:
     """Dismiss workers, or keep them idle where `keep_workers` is in force."""
-    if _keeping:
-        _idle.extend(hands)
-        return
     for hand in hands:
-        hand.dismiss()
+        if _keeping:
+            _busy.remove(hand)
+            _idle.append(hand)
+        else:
+            hand.dismiss()
 
 
 def release_idle() -> None:

@@ -56,6 +56,7 @@ class Work:
         self.method = create(job.config.method, job.config.net, problem_of(job.config, self.real, device))
         self.transform = transform_of(job.config, self.real, whitening)
         self.units: dict[int, Tensors] = {}
+        self.slots_done = 0
         # Units that gave a gradient in this round and have not seen the variables that came of it.
         self._pending: tuple[int, Sequence[int]] | None = None
 
@@ -101,6 +102,7 @@ class Work:
             slot.unit for slot in map(self.method.slots_all.__getitem__, slots) if slot.unit is not None
         )
         self._pending = (round, tuple(units))
+        self.slots_done += len(slots)
         return replies
 
     def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Reply:

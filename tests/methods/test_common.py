@@ -14,7 +14,7 @@ from tests.methods import toy
 from tests.methods.toy import State, same_bits
 
 ROUNDS = 5
-DATA = toy.data()
+DATA = toy.data(channels=3)
 
 pytestmark = pytest.mark.parametrize("name", toy.ITERATIVE)
 
@@ -112,7 +112,9 @@ def test_gradients_are_contiguous_and_fit_the_variables(name: str) -> None:
     method = toy.make(name, DATA)
     state = undisturbed(name)
     shared = method.shared_state(ROUNDS)
-    given = [toy.contribute(method, DATA, ROUNDS, s, state.variables, state.units, shared) for s in method.slots(ROUNDS)]
+    given = [
+        toy.contribute(method, DATA, ROUNDS, s, state.variables, state.units, shared) for s in method.slots(ROUNDS)
+    ]
     assert all(g.is_contiguous() for c in given for g in c.gradients.values())
     assert all(isinstance(value, float) for c in given for value in c.metrics.values())
     gradients = method.reduce(state.variables, given)

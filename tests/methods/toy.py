@@ -33,7 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "rounds": 12,
         "pool_size": 5,
         "models_per_round": 3,
-        "max_online_updates": 2,
+        "max_online_updates": 1,
         "real_batch": 8,
         "online_batch": 7,
         "chunk": 6,
@@ -60,9 +60,7 @@ class Toy:
     def facts(self) -> DataFacts:
         sizes = [len(ids) for ids in self.by_class]
         channels, size = self.images.shape[1:3]
-        return DataFacts(
-            name="toy", channels=channels, size=size, num_classes=len(sizes), smallest_class=min(sizes)
-        )
+        return DataFacts(name="toy", channels=channels, size=size, num_classes=len(sizes), smallest_class=min(sizes))
 
 
 def data(counts: Sequence[int] = (4, 9, 6, 7, 5), channels: int = 1, size: int = 8) -> Toy:

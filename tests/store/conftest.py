@@ -7,20 +7,9 @@ from pathlib import Path
 import pytest
 
 from raydd.store import Folder, retry
-from tests.s3 import Proxy, fresh_bucket, s3_endpoint
+from tests.s3 import Proxy
 
 KINDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]
-
-
-@pytest.fixture(scope="session")
-def s3_env() -> Iterator[dict[str, str]]:
-    with s3_endpoint() as env:
-        yield env
-
-
-@pytest.fixture(scope="session")
-def s3_url(s3_env: dict[str, str]) -> str:
-    return fresh_bucket()
 
 
 @pytest.fixture(params=KINDS)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from raydd.data.pack import pack
+from tests.engine.toys import METHODS, distil, toy
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Packed digits."""
+    dest = str(tmp_path_factory.mktemp("digits"))
+    pack("digits", dest)
+    return dest
+
+
+@pytest.fixture(scope="session")
+def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """For each method the learned tensors of a run in one process that nothing happened to."""
+    store = str(tmp_path_factory.mktemp("undisturbed"))
+    return {method: distil(toy(method, digits, store)) for method in METHODS}
+
+
+@pytest.fixture(params=list(METHODS))
+def method(request: pytest.FixtureRequest) -> str:
+    """Each method in turn."""
+    return request.param

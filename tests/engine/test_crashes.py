@@ -1,0 +1,91 @@
+"""A driver may die before any operation of the store: the same command afterwards gives the bits of an undisturbed run.
+
+The process does not really die here: from the n-th operation on every one of them fails, as nothing of a dead process reaches
+the store, and the lease is then that of a process that is gone. `test_kills.py` kills real ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import raydd
+from raydd.store import Folder, holder
+from tests.engine.toys import bits, distil, toy
+
+
+class Crash(BaseException):
+    """The process is gone."""
+
+
+class Machine:
+    """Counts what is written, and dies at a given count."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.dies_at = 0, 0
+        self.lock = threading.Lock()
+        for verb in ("write", "create", "delete"):
+            monkeypatch.setattr(Folder, verb, self.wrap(getattr(Folder, verb)))
+
+    def wrap(self, operation):
+        def counted(folder: Folder, *args):
+            with self.lock:
+                # Heartbeats come by the clock, and dying at one is nothing special.
+                if not (args and str(args[0]).startswith("beat-")):
+                    self.count += 1
+                if self.dies_at and self.count >= self.dies_at:
+                    raise Crash
+            return operation(folder, *args)
+
+        return counted
+
+    def reboot(self, dies_at: int) -> None:
+        self.count, self.dies_at = 0, dies_at
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    # The lease of a crashed run names this very process; to the next one it is that of a dead process.
+    monkeypatch.setattr(holder.Holder, "state", lambda self: "dead")
+    yield Machine(monkeypatch)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_crash_before_every_write(
+    machine: Machine, method: str, digits: str, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = toy(method, digits, str(tmp_path))
+    # Counted once: how many operations a run has.
+    assert distil(config.model_copy(update={"name": "counted"})) == undisturbed[method]
+    total = machine.count
+    assert total > 20
+    died = 0
+    for at in range(1, total, 3 if method == "frepo" else 1):
+        name = f"crash-{at}"
+        machine.reboot(dies_at=at)
+        try:
+            raydd.distill(config.model_copy(update={"name": name}))
+        except Crash:
+            died += 1
+        machine.reboot(dies_at=0)
+        assert distil(config.model_copy(update={"name": name})) == undisturbed[method], f"died before write {at}"
+    assert died > total // 4
+
+
+def test_interrupted_again_and_again(
+    machine: Machine, digits: str, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A run that dies a few writes later each time still gets to its end."""
+    config = toy("frepo", digits, str(tmp_path))
+    for at in range(5, 200, 5):
+        machine.reboot(dies_at=at)
+        try:
+            run = raydd.distill(config)
+        except Crash:
+            continue
+        assert bits(run.url) == undisturbed["frepo"]
+        return
+    pytest.fail("it never got to its end")
