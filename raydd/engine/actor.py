@@ -30,7 +30,7 @@ class DistillWorker:
 
     @ray.method(concurrency_group="io")
     def ping(self) -> dict[str, Any]:
-        """Answer at once, whatever the worker is busy with; tell which process it is and how many slots of its run it has done."""
+        """Answer at once, whatever the worker is busy with: which process it is, and how many slots of its run it has done."""
         slots = self.work.slots_done if self.work is not None else 0
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "slots": slots}
 

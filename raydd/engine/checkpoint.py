@@ -75,8 +75,8 @@ class Checkpoints:
             RunError: When it was written under another config.
             IntegrityError: When there are checkpoints and none is whole.
         """
-        rounds = self.rounds()
-        for round in reversed(rounds):
+        damages: list[str] = []
+        for round in reversed(self.rounds()):
             try:
                 return self._load(round)
             except IntegrityError as error:

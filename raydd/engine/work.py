@@ -62,8 +62,7 @@ class Work:
 
     def initial(self) -> Arrays:
         """Return the variables at round 0."""
-        ids = self.method.init_ids()
-        return to_arrays(self.method.init(self.transform(self.real.images(ids))))
+        return to_arrays(self.method.start(lambda ids: self.transform(self.real.images(ids))))
 
     def fresh(self, units: Sequence[int]) -> None:
         """Hold these units, in their state at round 0."""

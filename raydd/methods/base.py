@@ -10,7 +10,7 @@ Shapes in comments: N synthetic images, B real images, C classes, H x W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -148,6 +148,14 @@ class Method(ABC, Generic[Config]):
         Args:
             x_real: The images of `init_ids`, float32 (N, C, H, W), normalised.
         """
+
+    def start(self, fetch: Callable[[Tensor], Tensor]) -> Tensors:
+        """Return the variables at round 0, made by a worker; coresets choose here.
+
+        Args:
+            fetch: Gives real images by their ids (int64): float32 (n, C, H, W), normalised.
+        """
+        return self.init(fetch(self.init_ids()))
 
     @abstractmethod
     def optimiser(self, variables: Tensors) -> Tensors:

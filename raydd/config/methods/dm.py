@@ -1,0 +1,38 @@
+"""Config of DM."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field
+
+from raydd.config.base import Auto, DataFacts
+from raydd.config.methods.base import MethodConfig
+from raydd.errors import ConfigError
+
+DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
+
+
+class DMConfig(MethodConfig):
+    """Distribution matching (Zhao and Bilen, WACV 2023)."""
+
+    name: Literal["dm"] = "dm"
+    rounds: int = Field(20_000, ge=1, description="updates of the synthetic images")
+    init: Literal["real", "noise"] = "real"
+    lr_syn: float = Field(1.0, gt=0, description="SGD's rate on the images")
+    momentum_syn: float = Field(0.5, ge=0, lt=1)
+    real_batch: int = Field(256, ge=1, description="real images per class and round")
+    classes_per_slot: int | Literal["all"] = Field(
+        10, description="classes of one slot, the unit that a worker is dealt"
+    )
+    augment: str | Auto | None = Field("auto", description="DSA strategy; auto: all six, no flip on digits; null: none")
+
+    def resolved(self, facts: DataFacts) -> Self:
+        """Fill the augmentation; see the base class."""
+        per_slot = facts.num_classes if self.classes_per_slot == "all" else self.classes_per_slot
+        if not per_slot >= 1:
+            raise ConfigError(f"method.classes_per_slot must be >= 1 or all, got {self.classes_per_slot}")
+        update: dict[str, Any] = {"classes_per_slot": min(per_slot, facts.num_classes)}
+        if self.augment == "auto":
+            update["augment"] = DSA_STRATEGY.replace("flip_", "") if facts.handwritten else DSA_STRATEGY
+        return self.model_copy(update=update)
