@@ -82,7 +82,7 @@ class Checkpoints:
             except IntegrityError as error:
                 _log.warning("passing over a damaged checkpoint: %s", error)
                 damages.append(str(error))
-        if rounds:
+        if damages:
             raise IntegrityError(
                 f"no checkpoint below {self.folder.url} is whole ({damages[-1]}); delete the run to start anew"
             )
