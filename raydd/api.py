@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raydd.config import Config, EngineConfig, config_from, load_config
+from raydd.catalogue import read_accuracies, read_record
+from raydd.config import Config, EngineConfig, config_from, load_config, validate
 from raydd.data.pack import pack
 from raydd.data.sources import is_source, parse
 from raydd.distilled import DistilledSet
@@ -21,7 +22,6 @@ from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.errors import DataError
 from raydd.evaluate import Accuracy
 from raydd.evaluate import evaluate as score
-from raydd.report import write_report
 from raydd.store import Folder
 
 _log = logging.getLogger("raydd")
@@ -85,7 +85,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """Return the run's status: state, rounds, seconds, workers, faults."""
-        return Folder(self.url).json("status.json")
+        return read_record(Folder(self.url), "status.json")
 
     @property
     def artifact(self) -> str:
@@ -140,8 +140,7 @@ def distill(
     watcher = watcher or Silent()
     keep_heap()
     plan = prepare(said, watcher)
-    with numerics(plan.config.engine):
-        return _distil_and_score(plan, resume, watcher)
+    return _distil_and_score(plan, resume, watcher)
 
 
 def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
@@ -155,17 +154,24 @@ def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
     finished = is_finished(plan, resume)
     scored = _scores(plan.run) if finished else None
     if scored is None:
-        with open_executor(plan.config.engine) as executor:
-            watcher.say(
-                f"{plan.config.name}: {plan.config.method.rounds} rounds on {_who(executor)}, run {plan.run.url}"
-            )
-            ds = DistilledSet.load(plan.run.url) if finished else distil(plan, executor, watcher.round)
-            scored = _score(plan, ds, executor, watcher)
-        write_report(plan.run)
-    status = plan.run.json("status.json")
-    if status["state"] != "finished":
+        scored = _work(plan, finished, watcher)
+    status = read_record(plan.run, "status.json")
+    if status.get("state") != "finished":
         plan.run.write_json("status.json", {**status, "state": "finished"})
     return Run(url=plan.run.url, accuracies=tuple(scored))
+
+
+def _work(plan: Plan, finished: bool, watcher: Watcher) -> list[Accuracy]:
+    # Here, because a run that is finished needs no plots.
+    from raydd.report import write_report
+
+    config, run = plan.config, plan.run
+    with numerics(config.engine), open_executor(config.engine) as executor:
+        watcher.say(f"{config.name}: {config.method.rounds} rounds on {_who(executor)}, run {run.url}")
+        ds = DistilledSet.load(run.url) if finished else distil(plan, executor, watcher.round)
+        scored = _score(plan, ds, executor, watcher)
+    write_report(run)
+    return scored
 
 
 def _who(executor: Executor) -> str:
@@ -176,7 +182,7 @@ def _scores(run: Folder) -> list[Accuracy] | None:
     """Return the accuracies of a run whose evaluation and report are done."""
     if not run.exists("evaluation.json") or not run.exists("report.html"):
         return None
-    return [Accuracy.from_json(raw) for raw in run.json("evaluation.json")["results"]]
+    return read_accuracies(run)
 
 
 def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -> list[Accuracy]:
@@ -239,13 +245,21 @@ def evaluate(
     watcher = watcher or Silent()
     keep_heap()
     shards = Folder("shards").url
-    test_url = _pack_once(test, shards, "test", None, watcher)
-    train_url = _pack_once(train, shards, "train", None, watcher) if train is not None else None
-    engine = EngineConfig(workers=workers)
+    size = _packed_size(ds)
+    test_url = _pack_once(test, shards, "test", size, watcher)
+    train_url = _pack_once(train, shards, "train", size, watcher) if train is not None else None
+    engine = validate(EngineConfig, {"workers": workers}, where="evaluate")
     options: dict[str, Any] = {"test": test_url, "train": train_url, "protocol": protocol, "nets": nets}
     options |= {"repeats": repeats, "baselines": baselines, "seed": seed, "on_result": watcher.evaluating}
     with numerics(engine), open_executor(engine) as executor:
         return score(ds, map=executor.map, **options)
+
+
+def _packed_size(ds: DistilledSet) -> int | None:
+    """Return the `data.size` of the run that made a set: a SOURCE is packed as it was there."""
+    data = ds.recipe.config.get("data")
+    size = data.get("size") if isinstance(data, dict) else None
+    return size if isinstance(size, int) else None
 
 
 def _packed(config: Config, watcher: Watcher) -> tuple[str, str | None]:

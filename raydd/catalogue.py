@@ -8,6 +8,7 @@ from typing import Any, Literal
 from raydd.data.index import load_index, verify_shards
 from raydd.distilled import DistilledSet, artifact_folder, read_transform
 from raydd.errors import DataError, IntegrityError
+from raydd.evaluate import Accuracy
 from raydd.store import Folder, commit, load_manifest, read_verified, verify
 
 Kind = Literal["run", "set", "shards"]
@@ -37,7 +38,11 @@ def runs(store: str) -> Iterator[dict[str, Any]]:
     for name in folder.folders():
         run = folder.folder(name)
         if run.exists("config.yaml"):
-            yield {"name": name, **show_run(run)}
+            try:
+                yield {"name": name, **show_run(run)}
+            except DataError as error:
+                # One damaged run hides no others.
+                yield {"name": name, "state": "damaged", "problem": str(error)}
 
 
 def show(url: str) -> dict[str, Any]:
@@ -49,11 +54,34 @@ def show(url: str) -> dict[str, Any]:
 
 def show_run(run: Folder) -> dict[str, Any]:
     """Return a run's state, progress and accuracies."""
-    status = run.json("status.json") if run.exists("status.json") else {"state": "starting"}
+    status = read_record(run, "status.json") if run.exists("status.json") else {"state": "starting"}
     if run.exists("evaluation.json"):
-        results = run.json("evaluation.json")["results"]
-        status["accuracy"] = {result["of"]: round(result["mean"], 2) for result in results}
+        status["accuracy"] = {result.of: round(result.mean, 2) for result in reversed(read_accuracies(run))}
     return status
+
+
+def read_record(run: Folder, name: str) -> dict[str, Any]:
+    """Read a JSON object that a run keeps.
+
+    Raises:
+        IntegrityError: When it is something else.
+    """
+    body = run.json(name)
+    if not isinstance(body, dict):
+        raise IntegrityError(f"{run.url}/{name}: expected a JSON object, got {type(body).__name__}; it was altered")
+    return body
+
+
+def read_accuracies(run: Folder) -> list[Accuracy]:
+    """Read what a run was scored.
+
+    Raises:
+        DataError: When the record was altered.
+    """
+    results = read_record(run, "evaluation.json").get("results")
+    if not isinstance(results, list):
+        raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got none; delete the file")
+    return [Accuracy.from_json(result) for result in results]
 
 
 def _show_set(folder: Folder) -> dict[str, Any]:

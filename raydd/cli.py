@@ -178,6 +178,8 @@ def ls(
     if as_json:
         _print_json({"runs": found})
         return
+    if not found:
+        sys.stderr.write(f"no runs in {store}\n")
     for run in found:
         accuracy = ", ".join(f"{of} {mean}" for of, mean in run.get("accuracy", {}).items())
         print_line(

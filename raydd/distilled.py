@@ -19,11 +19,12 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -31,9 +32,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from raydd.augment import per_image
 from raydd.data.images import convert, resize
 from raydd.data.transforms import Transform
-from raydd.errors import DataError, IntegrityError, UserError
+from raydd.errors import DataError, IntegrityError, StoreError, UserError
 from raydd.seeding import generator
-from raydd.store import Folder, commit, digest, load_manifest, read_verified
+from raydd.store import Folder, commit, digest, from_json, load_manifest, read_verified
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +69,7 @@ class Recipe:
     paper: str
     config: dict[str, Any]
     classes: tuple[str, ...]
-    label_kind: str
+    label_kind: Literal["hard", "soft"]
     label_convention: str
     protocol: str
     augmentation: str | None
@@ -87,19 +88,21 @@ class Recipe:
         """Read a recipe back.
 
         Raises:
-            DataError: When it is of another format or lacks a field.
+            DataError: When it is of another format, or a field is missing or of the wrong type.
         """
         if not isinstance(raw, dict) or raw.get("format") != FORMAT:
             got = raw.get("format") if isinstance(raw, dict) else type(raw).__name__
             raise DataError(
                 f"expected a recipe of format {FORMAT} in {where}, got {got!r}; is raydd too old for this set?"
             )
-        fields: dict[str, Any] = {key: value for key, value in raw.items() if key != "format"}
         try:
-            fields["classes"] = tuple(fields["classes"])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise DataError(f"the recipe in {where} is incomplete: {error}") from None
+            return TypeAdapter(cls).validate_python({key: value for key, value in raw.items() if key != "format"})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise DataError(
+                f"the recipe in {where} is not whole: {key}: {first['msg']}; distil or pull it again"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,13 +149,17 @@ class DistilledSet:
         """Turn real images into what a network trained on this set expects.
 
         Args:
-            images: uint8 or float in [0, 1] of shape (C, H, W) or (n, C, H, W), or PIL images, which are brought to this
-                set's size and channels.
+            images: uint8 or float in [0, 1] of shape (C, H, W) or (n, C, H, W), of this set's own C, H and W; or PIL images,
+                which are cropped and resized to them, grey ones becoming RGB where the set is.
 
         Returns:
             float32 of the same shape as the tensor, or (n, C, H, W) for PIL images ((C, H, W) for a single one).
+
+        Raises:
+            DataError: When a tensor has another shape, type or range, or a PIL image has colours and the set has none.
         """
         if isinstance(images, Tensor):
+            self._check_real(images)
             return self.preprocessing(images) if images.ndim == 4 else self.preprocessing(images[None])[0]
         if not isinstance(images, list):
             return self.transform([images])[0]
@@ -160,6 +167,22 @@ class DistilledSet:
         arrays = [np.array(resize(convert(image, channels, "image"), size)) for image in images]
         pixels = torch.from_numpy(np.stack(arrays))
         return self.preprocessing(pixels[:, None] if channels == 1 else pixels.permute(0, 3, 1, 2))
+
+    def _check_real(self, images: Tensor) -> None:
+        shape, got = tuple(self.images.shape[1:]), tuple(images.shape)
+        if got[-3:] != shape or images.ndim not in (3, 4):
+            # Anything else might broadcast to something that looks right.
+            raise DataError(
+                f"expected images of shape (n, *{shape}) or {shape}, got {got}; resize them, or give PIL images"
+            )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise DataError(f"expected uint8 images, or floats in [0, 1], got {images.dtype}; convert them")
+        # Resampled floats go a little beyond the ends; pixels up to 255, or normalised ones, go far.
+        if images.is_floating_point() and images.numel() and not (images.min() >= -0.2 and images.max() <= 1.2):
+            low, high = float(images.min()), float(images.max())
+            raise DataError(
+                f"expected float images in [0, 1], got {low:.4g} to {high:.4g}; give them as uint8 or divide by 255"
+            )
 
     def as_dataset(self) -> Dataset[tuple[Tensor, ...]]:
         """Return a torch Dataset of (image, label)."""
@@ -229,7 +252,7 @@ class DistilledSet:
         """
         folder = artifact_folder(url)
         manifest = load_manifest(folder)
-        raw = json.loads(read_verified(folder, manifest, "recipe.json"))
+        raw = from_json(read_verified(folder, manifest, "recipe.json"), f"{folder.url}/recipe.json")
         recipe = Recipe.from_json(raw, folder.url)
         tensors = tensors_from(read_verified(folder, manifest, "data.safetensors"), f"{folder.url}/data.safetensors")
         if recipe.transform_file is not None:
@@ -239,11 +262,16 @@ class DistilledSet:
             kind, _, name = key.partition(".")
             parts.setdefault(kind, {})[name] = tensors.pop(key)
         _check(tensors, recipe, folder.url)
+        preprocessing = Transform.from_parts(parts["transform"], recipe.transform)
+        if len(preprocessing.mean) != tensors["images"].shape[1]:
+            raise DataError(
+                f"expected a transform of {tensors['images'].shape[1]} channels in {folder.url}, got another"
+            )
         return cls(
             images=tensors["images"],
             labels=tensors["labels"],
             recipe=recipe,
-            preprocessing=Transform.from_parts(parts["transform"], recipe.transform),
+            preprocessing=preprocessing,
             extras=parts["extra"],
         )
 
@@ -323,12 +351,19 @@ def read_transform(transforms: Folder, sha256: str) -> dict[str, Tensor]:
 
 
 def _find_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
-    places = [folder.folder("transforms"), folder.parent.parent.folder("transforms")]
-    for place in places:
-        if place.exists(f"{sha256}.safetensors"):
-            return read_transform(place, sha256)
-    where = " and ".join(place.url for place in places)
-    raise IntegrityError(f"the transform {sha256}.safetensors of {folder.url} is missing; looked in {where}")
+    own, name = folder.folder("transforms"), f"{sha256}.safetensors"
+    if own.exists(name):
+        return read_transform(own, sha256)
+    looked = own.url
+    try:
+        store = folder.parent.parent.folder("transforms")
+    except StoreError:
+        pass  # A set at the top of a bucket lies in no run.
+    else:
+        if store.exists(name):
+            return read_transform(store, sha256)
+        looked += f" and {store.url}"
+    raise IntegrityError(f"the transform {name} of {folder.url} is missing; looked in {looked}")
 
 
 def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
@@ -347,6 +382,9 @@ def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
     if not (soft if recipe.label_kind == "soft" else hard):
         got = f"{labels.dtype} {tuple(labels.shape)}"
         raise IntegrityError(f"expected {recipe.label_kind} labels of {classes} classes in {where}, got {got}")
+    if hard and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+        got = f"{int(labels.min())} to {int(labels.max())}"
+        raise IntegrityError(f"expected labels from 0 to {classes - 1} in {where}, got {got}")
 
 
 def picture(pixels: Tensor, columns: int, *, gap: int = 2, least: int = 48) -> bytes:

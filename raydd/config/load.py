@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -16,6 +18,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 # Keys as users write them; pydantic adds names of types and validators to a location, which nobody wrote.
 _KEY = re.compile(r"(?!(?:int|str|float|bool|function-before)\b)[a-z_][a-z0-9_]*")
+_UNKNOWN = ("extra_forbidden", "invalid_key")
+_DETAIL = re.compile(r", (?:unable to|got a number).*")
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)$")
 
 
@@ -26,7 +30,9 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
         if twice is not None:
-            raise ConfigError(f"a key may stand once, got {twice!r} twice (line {node.start_mark.line + 1})")
+            raise ConfigError(
+                f"a key may stand once, got {twice!r} twice in the section at line {node.start_mark.line + 1}"
+            )
         return super().construct_mapping(node, deep)
 
 
@@ -41,10 +47,14 @@ def parse_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({where})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Not only YAML's own errors: 2024-13-45 looks like a date to it, and fails as one.
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"expected YAML in {where}, got {getattr(error, 'problem', None) or error}{line}") from None
+        cause = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise ConfigError(f"expected YAML in {where}, got what cannot be read as such: {cause}{line}") from None
 
 
 def validate(model: type[Model], raw: Any, *, where: str) -> Model:
@@ -56,23 +66,61 @@ def validate(model: type[Model], raw: Any, *, where: str) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
+        problems = _problems(error.errors())
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{problems[0]}{more} ({where})") from None
 
 
-def _problem(error: Mapping[str, Any]) -> str:
-    location = ".".join(str(part) for part in error["loc"] if isinstance(part, int) or _KEY.fullmatch(part))
-    message = str(error["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
-    if error["type"] == "extra_forbidden":
-        return f"{location} is not a known key; remove it or correct its spelling"
-    if error["type"] == "missing":
-        return f"{location} is required but missing"
+def _problems(errors: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Tell each wrong key once."""
+    by_key: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for error in errors:
+        by_key.setdefault(_key(error), []).append(error)
+    # A section that is wrong inside is also not the `auto` that it might have been; that is no mistake of its own.
+    wrong = [key for key in by_key if not any(other[: len(key)] == key for other in by_key if other != key)]
+    return [_problem(".".join(key), by_key[key]) for key in wrong]
+
+
+def _key(error: Mapping[str, Any]) -> tuple[str, ...]:
+    *sections, last = error["loc"] or ("",)
+    known = [str(part) for part in sections if isinstance(part, int) or _KEY.fullmatch(part)]
+    # A key that nobody knows may look like anything.
+    if error["type"] in _UNKNOWN or isinstance(last, int) or _KEY.fullmatch(last):
+        known.append(str(last))
+    return tuple(known)
+
+
+def _problem(key: str, errors: list[Mapping[str, Any]]) -> str:
+    kind, value = errors[0]["type"], errors[0].get("input")
+    if kind in _UNKNOWN:
+        return f"{key} is not a known key; remove it or correct its spelling"
+    if kind == "missing":
+        return f"{key} is required but missing"
+    message = next((str(e["msg"]) for e in errors if e["type"] == "value_error"), "").removeprefix("Value error, ")
+    if not message:
+        message = "must be " + " or ".join(dict.fromkeys(_wanted(error) for error in errors))
+    if ", got " not in message:
+        message = f"{message}, got {_short(value)}"
+    section, dot, rest = message.partition(".")
+    if dot and section in ("net", "method", "engine"):
+        # The message names the key, as seen from the top.
+        return message if key.split(".")[0] == section else f"{key}.{rest}"
+    return f"{key} {message}" if key else message
+
+
+def _wanted(error: Mapping[str, Any]) -> str:
+    """Return what one alternative would have been, such as `a valid integer`."""
     if error["type"] in ("model_type", "dict_type"):
-        message = "must be a section with keys"
-    got = "" if ", got " in message else f", got {error.get('input')!r}"
-    named = bool(location) and message.startswith(location.split(".")[0] + ".")
-    return f"{message}{got}" if named or not location else f"{location} {message}{got}"
+        return "a section with keys"
+    message = str(error["msg"]).removeprefix("Input should be ")
+    for said, short in (("greater than or equal to", ">="), ("less than or equal to", "<="), ("greater than", ">")):
+        message = message.replace(said, short)
+    return _DETAIL.sub("", message.replace("less than", "<"))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +129,7 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
     Raises:
         ConfigError: When an override has no `=` or goes through something that is not a section.
     """
-    result = _copy(raw)
+    result = copy.deepcopy(raw)
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -94,10 +142,6 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
                 raise ConfigError(f"--set {key}: {section} is a value, not a section")
         target[last] = parse_yaml(value, f"--set {key}")
     return result
-
-
-def _copy(raw: Any) -> Any:
-    return {key: _copy(value) for key, value in raw.items()} if isinstance(raw, dict) else raw
 
 
 def config_from(raw: Any, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
@@ -115,17 +159,34 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: When it cannot be read, is no YAML, or says what is not allowed.
     """
-    import fsspec
-
     try:
-        opened: Any = fsspec.open(path, "rt", encoding="utf-8")
-        with opened as file:
-            text = file.read()
+        text = _read(path).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"expected a YAML text file, got binary data in {path}") from None
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"cannot read the config {path}: {error}") from None
     return config_from(parse_yaml(text, path), overrides, where=path)
+
+
+def _read(path: str) -> bytes:
+    if "://" not in path:
+        try:
+            return Path(path).read_bytes()
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from None
+    import fsspec
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        opened: Any = fsspec.open(path, "rb")
+        with opened as file:
+            return file.read()
+    except (OSError, ValueError, ImportError, BotoCoreError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: Exception) -> ConfigError:
+    missing = isinstance(error, FileNotFoundError)
+    cause = "no such file" if missing else (getattr(error, "strerror", None) or " ".join(str(error).split()))
+    return ConfigError(f"cannot read the config {path}: {cause}; give the path or URL of a YAML file")
 
 
 def dump_config(config: Config) -> str:

@@ -62,7 +62,7 @@ def _read_net(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     name = value.get("name")
-    if name not in NETS:
+    if not isinstance(name, str) or name not in NETS:
         raise ValueError(f"net.name must be one of {', '.join(NETS)}, got {name!r} (see `raydd nets`)")
     return NETS[name].model_validate(value)
 

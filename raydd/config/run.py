@@ -98,7 +98,7 @@ class Config(Section):
         if not isinstance(value, dict):
             return value
         name = value.get("name")
-        if name not in methods():
+        if not isinstance(name, str) or name not in methods():
             raise ValueError(f"method.name must be one of {', '.join(methods())}, got {name!r} (see `raydd methods`)")
         return methods()[name].config.model_validate(value, context=info.context)
 
@@ -108,7 +108,8 @@ class Config(Section):
         """Let `net: {width: 32}` mean the method's own network at width 32."""
         if isinstance(raw, dict) and isinstance(raw.get("net"), dict) and "name" not in raw["net"]:
             method = raw.get("method")
-            spec = methods().get(method.get("name", "")) if isinstance(method, dict) else None
+            name = method.get("name") if isinstance(method, dict) else getattr(method, "name", None)
+            spec = methods().get(name) if isinstance(name, str) else None
             # Of an unknown method the field itself will tell; the net then needs some name only.
             raw = {**raw, "net": {"name": spec.config.default_net if spec else "convnet", **raw["net"]}}
         return raw
