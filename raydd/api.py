@@ -152,7 +152,7 @@ def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
 
 def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
     finished = is_finished(plan, resume)
-    scored = _scores(plan.run) if finished else None
+    scored = _scores(plan) if finished else None
     if scored is None:
         scored = _work(plan, finished, watcher)
     status = read_record(plan.run, "status.json")
@@ -178,11 +178,19 @@ def _who(executor: Executor) -> str:
     return f"{executor.workers} workers" if executor.workers else "this process"
 
 
-def _scores(run: Folder) -> list[Accuracy] | None:
-    """Return the accuracies of a run whose evaluation and report are done."""
-    if not run.exists("evaluation.json") or not run.exists("report.html"):
+def _asked(plan: Plan) -> dict[str, Any]:
+    """Return what an evaluation was asked for, as it stands in evaluation.json."""
+    return {"test": plan.test, **plan.config.evaluate.model_dump(mode="json")}
+
+
+def _scores(plan: Plan) -> list[Accuracy] | None:
+    """Return the accuracies of a run whose evaluation and report are done, unless something else was asked for then."""
+    if not plan.run.exists("evaluation.json") or not plan.run.exists("report.html"):
         return None
-    return read_accuracies(run)
+    body = plan.run.json("evaluation.json")
+    if body["asked"] != _asked(plan):
+        return None
+    return [Accuracy.from_json(raw) for raw in body["results"]]
 
 
 def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -> list[Accuracy]:
@@ -206,7 +214,8 @@ def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -
             on_result=watcher.evaluating,
         )
     seconds = round(time.monotonic() - started, 3)
-    body = {"results": [accuracy.to_json() for accuracy in results], "test": plan.test, "seconds": seconds}
+    body = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan), "test": plan.test}
+    body["seconds"] = seconds
     plan.run.write_json("evaluation.json", body)
     return results
 

@@ -19,7 +19,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors.torch
@@ -69,7 +69,7 @@ class Recipe:
     paper: str
     config: dict[str, Any]
     classes: tuple[str, ...]
-    label_kind: Literal["hard", "soft"]
+    label_kind: str
     label_convention: str
     protocol: str
     augmentation: str | None
@@ -379,7 +379,7 @@ def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
     classes = len(recipe.classes)
     soft = labels.dtype == torch.float32 and labels.shape[1:] == (classes,)
     hard = labels.dtype == torch.int64 and labels.ndim == 1
-    if not (soft if recipe.label_kind == "soft" else hard):
+    if not {"soft": soft, "hard": hard}.get(recipe.label_kind, False):
         got = f"{labels.dtype} {tuple(labels.shape)}"
         raise IntegrityError(f"expected {recipe.label_kind} labels of {classes} classes in {where}, got {got}")
     if hard and len(labels) and not (labels.min() >= 0 and labels.max() < classes):

@@ -72,6 +72,10 @@ class DistillWorker:
         assert self.written is not None, "snapshot comes first"
         return self.written.result(timeout_s)
 
+    def end(self) -> None:
+        """Forget the run and the images held for it."""
+        self.work = None
+
     def call(self, function: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:
         """Return `function(shared, item)`."""
         torch.set_num_threads(self.threads)

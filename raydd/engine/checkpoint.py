@@ -15,6 +15,7 @@ from typing import Any
 import safetensors.torch
 
 from raydd.distilled import tensors_from
+from raydd.engine.numerics import versions
 from raydd.errors import IntegrityError, RunError
 from raydd.methods import Tensors
 from raydd.store import Entry, Folder, commit, load_manifest, read_verified, verify
@@ -105,6 +106,14 @@ class Checkpoints:
             )
             for name in ("variables", "state")
         }
+        now = versions()
+        changed = [
+            f"{key} was {was}, is {now.get(key)}"
+            for key, was in manifest.meta["versions"].items()
+            if now.get(key) != was
+        ]
+        if changed:
+            _log.warning("going on elsewhere than before, so the last bits may differ: %s", "; ".join(changed))
         self.last = round
         return Checkpoint(
             round=round,
@@ -152,6 +161,7 @@ class Checkpoints:
             "state.safetensors": safetensors.torch.save({k: v.contiguous() for k, v in optimiser.items()}),
         }
         meta: dict[str, Any] = {"hash": self.hash, "round": round, "generation": self.generation, "seconds": seconds}
+        meta["versions"] = versions()
 
         def write() -> None:
             entries = units()

@@ -176,6 +176,13 @@ class RayExecutor(Executor):
             yield index, self._get(ready)[0]
             free.append(hand)
 
+    def end(self) -> None:
+        """See the base class."""
+        self.job = None
+        for hand in self.hands:
+            # Nobody waits for it: whatever comes next stands in the same queue.
+            hand.actor.end.remote()
+
     def close(self) -> None:
         """See the base class."""
         release(self.hands)

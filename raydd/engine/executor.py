@@ -88,6 +88,10 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def end(self) -> None:
+        """Forget the run that `begin` gave, and the images held for it; the workers stay."""
+
+    @abstractmethod
     def close(self) -> None:
         """Let the workers go."""
 
@@ -144,9 +148,13 @@ class LocalExecutor(Executor):
         """See the base class."""
         return sequential(function, items, shared, on_result)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """See the base class."""
         self.work = None
+
+    def close(self) -> None:
+        """See the base class."""
+        self.end()
 
 
 def open_executor(engine: EngineConfig) -> Executor:

@@ -54,7 +54,7 @@ class Work:
                 "were the shards packed again during the run?"
             )
         self.method = create(job.config.method, job.config.net, problem_of(job.config, self.real, device))
-        self.transform = transform_of(job.config, self.real, whitening)
+        self.transform = transform_of(job.config, self.real, whitening).to(device)
         self.units: dict[int, Tensors] = {}
         self.slots_done = 0
         # Units that gave a gradient in this round and have not seen the variables that came of it.
@@ -62,7 +62,11 @@ class Work:
 
     def initial(self) -> Arrays:
         """Return the variables at round 0."""
-        return to_arrays(self.method.start(lambda ids: self.transform(self.real.images(ids))))
+        return to_arrays(self.method.start(self._images))
+
+    def _images(self, ids: Tensor) -> Tensor:
+        # Pixels travel to the device as bytes and are normalised there.
+        return self.transform(self.real.images(ids).to(self.device))
 
     def fresh(self, units: Sequence[int]) -> None:
         """Hold these units, in their state at round 0."""
@@ -106,8 +110,7 @@ class Work:
 
     def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Reply:
         ids = self.method.real_ids(round, slot)
-        x_real = self.transform(self.real.images(ids)).to(self.device)
-        y_real = self.real.labels[ids].to(self.device)
+        x_real, y_real = self._images(ids), self.real.labels[ids].to(self.device)
         state = self.units[slot.unit] if slot.unit is not None else {}
         result = self.method.contribution(round, slot, variables, state, shared, x_real, y_real)
         return Reply(slot.index, to_arrays(result.gradients), result.metrics)

@@ -7,7 +7,6 @@ the store, and the lease is then that of a process that is gone. `test_kills.py`
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,10 +46,10 @@ class Machine:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     # The lease of a crashed run names this very process; to the next one it is that of a dead process.
     monkeypatch.setattr(holder.Holder, "state", lambda self: "dead")
-    yield Machine(monkeypatch)
+    return Machine(monkeypatch)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -11,12 +11,27 @@ from importlib.metadata import entry_points
 
 from raydd.config.methods.base import MethodConfig, MethodSpec
 from raydd.config.methods.coresets import RandomConfig
+from raydd.config.methods.dc import DCConfig, DSAConfig
 from raydd.config.methods.dm import DMConfig
 from raydd.config.methods.frepo import FRePoConfig
 
-__all__ = ["BUILT_IN", "DMConfig", "FRePoConfig", "MethodConfig", "MethodSpec", "RandomConfig", "methods"]
+__all__ = ["BUILT_IN", "DCConfig", "DMConfig", "DSAConfig", "FRePoConfig", "MethodConfig", "MethodSpec", "RandomConfig", "methods"]
 
 BUILT_IN = (
+    MethodSpec(
+        config=DCConfig,
+        implementation="raydd.methods.dc:DC",
+        paper="Zhao, Mopuri & Bilen, Dataset Condensation with Gradient Matching, ICLR 2021",
+        learns="images",
+        slots="block of classes at a network",
+    ),
+    MethodSpec(
+        config=DSAConfig,
+        implementation="raydd.methods.dc:DSA",
+        paper="Zhao & Bilen, Dataset Condensation with Differentiable Siamese Augmentation, ICML 2021",
+        learns="images",
+        slots="block of classes at a network",
+    ),
     MethodSpec(
         config=DMConfig,
         implementation="raydd.methods.dm:DM",
