@@ -23,7 +23,7 @@ import typer
 from raydd.api import Silent, prepare
 from raydd.config import Config, config_from
 from raydd.engine.coordinator import Progress
-from raydd.engine.executor import open_executor
+from raydd.engine.executor import open_executor, units_of
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, distil
 from raydd.engine.work import transform_of
@@ -66,7 +66,7 @@ def bare_rounds(plan: Plan, rounds: int) -> list[float]:
     transform = transform_of(plan.config, plan.real, None)
     variables = method.start(lambda ids: transform(plan.real.images(ids)))
     optimiser = method.optimiser(variables)
-    units = {slot.unit: method.unit_state(slot.unit) for slot in method.slots_all if slot.unit is not None}
+    units = {unit: method.unit_state(unit) for unit in units_of(method.slots_all)}
     seconds = []
     for number in range(rounds):
         slots = method.slots(number)
@@ -75,14 +75,15 @@ def bare_rounds(plan: Plan, rounds: int) -> list[float]:
         started = time.perf_counter()
         shared = method.shared_state(number)
         given = [
-            method.contribution(number, slot, variables, units.get(slot.unit, {}), shared, x, y)
+            method.contribution(
+                number, slot, variables, units[slot.unit] if slot.unit is not None else {}, shared, x, y
+            )
             for slot, (x, y) in zip(slots, inputs, strict=True)
         ]
         gradients = method.reduce(variables, given)
         variables, optimiser = method.update(number, variables, optimiser, gradients)
-        for slot in slots:
-            if slot.unit is not None:
-                units[slot.unit] = method.after_update(number, slot.unit, units[slot.unit], variables)
+        for unit in units_of(slots):
+            units[unit] = method.after_update(number, unit, units[unit], variables)
         seconds.append(time.perf_counter() - started)
     return seconds
 

@@ -151,27 +151,29 @@ def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
 
 
 def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
-    finished = is_finished(plan, resume)
+    run, finished = plan.run, is_finished(plan, resume)
     scored = _scores(plan) if finished else None
     if scored is None:
         scored = _work(plan, finished, watcher)
-    status = read_record(plan.run, "status.json")
+    if not run.exists("report.html"):
+        # Here, because a run that is finished needs no plots.
+        from raydd.report import write_report
+
+        write_report(run)
+    status = read_record(run, "status.json")
     if status.get("state") != "finished":
-        plan.run.write_json("status.json", {**status, "state": "finished"})
-    return Run(url=plan.run.url, accuracies=tuple(scored))
+        run.write_json("status.json", {**status, "state": "finished"})
+    return Run(url=run.url, accuracies=tuple(scored))
 
 
 def _work(plan: Plan, finished: bool, watcher: Watcher) -> list[Accuracy]:
-    # Here, because a run that is finished needs no plots.
-    from raydd.report import write_report
-
     config, run = plan.config, plan.run
     with numerics(config.engine), open_executor(config.engine) as executor:
         watcher.say(f"{config.name}: {config.method.rounds} rounds on {_who(executor)}, run {run.url}")
         ds = DistilledSet.load(run.url) if finished else distil(plan, executor, watcher.round)
-        scored = _score(plan, ds, executor, watcher)
-    write_report(run)
-    return scored
+        # Evaluation reads the images that it needs anew; nothing is to be held twice.
+        executor.end()
+        return _score(plan, ds, executor, watcher)
 
 
 def _who(executor: Executor) -> str:
@@ -184,13 +186,12 @@ def _asked(plan: Plan) -> dict[str, Any]:
 
 
 def _scores(plan: Plan) -> list[Accuracy] | None:
-    """Return the accuracies of a run whose evaluation and report are done, unless something else was asked for then."""
-    if not plan.run.exists("evaluation.json") or not plan.run.exists("report.html"):
+    """Return the accuracies of a run whose evaluation is done, unless something else was asked for then."""
+    if not plan.run.exists("evaluation.json"):
         return None
-    body = plan.run.json("evaluation.json")
-    if body["asked"] != _asked(plan):
+    if read_record(plan.run, "evaluation.json").get("asked") != _asked(plan):
         return None
-    return [Accuracy.from_json(raw) for raw in body["results"]]
+    return read_accuracies(plan.run)
 
 
 def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -> list[Accuracy]:
@@ -214,8 +215,10 @@ def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -
             on_result=watcher.evaluating,
         )
     seconds = round(time.monotonic() - started, 3)
-    body = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan), "test": plan.test}
-    body["seconds"] = seconds
+    body: dict[str, Any] = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan)}
+    body |= {"test": plan.test, "seconds": seconds}
+    # A report tells of one evaluation; that of the one before goes first.
+    plan.run.delete("report.html")
     plan.run.write_json("evaluation.json", body)
     return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
@@ -11,12 +12,35 @@ from raydd.config.base import Auto, DataFacts, Section
 Norm = Literal["none", "batch", "layer", "instance", "group"]
 Activation = Literal["relu", "sigmoid", "leaky_relu", "swish"]
 Pooling = Literal["none", "max", "avg"]
+ImageNorm = Literal["none", "batch", "instance"]
+Init = Literal["torch", "xavier"]
 
 
-class BlockNetConfig(Section):
-    """What the two ConvNets of the field have in common: `depth` blocks of convolution, norm, activation and pooling."""
+class AnyNetConfig(Section):
+    """What every network's section has: its name. Some have a `norm`, few a `width` or a `depth`."""
 
     name: str
+
+    def resolved(self, facts: DataFacts) -> Self:
+        """Return the same network with every `auto` fixed for images of `facts.size` pixels."""
+        return self
+
+    def renormed(self, norms: Mapping[str, str]) -> Self:
+        """Return the same network with its norm replaced, as a protocol of evaluation asks.
+
+        Only the two ConvNets lose their norm (FRePo's cross-architecture table keeps those of VGG and ResNet).
+
+        Args:
+            norms: What each norm is replaced by; those left out stay.
+        """
+        norm = getattr(self, "norm", None)
+        new = norms.get(norm, norm) if norm is not None else None
+        return self if new in (norm, "none") else self.model_copy(update={"norm": new})
+
+
+class BlockNetConfig(AnyNetConfig):
+    """What the two ConvNets of the field have in common: `depth` blocks of convolution, norm, activation and pooling."""
+
     norm: Norm
     width: int = Field(128, ge=1)
     depth: int | Auto = Field(
@@ -31,6 +55,10 @@ class BlockNetConfig(Section):
             return self
         depth = 2 + sum(facts.size >= size for size in (16, 48, 96))
         return self.model_copy(update={"depth": depth})
+
+    def renormed(self, norms: Mapping[str, str]) -> Self:
+        """Replace the norm, by none as well; see the base class."""
+        return self.model_copy(update={"norm": norms.get(self.norm, self.norm)})
 
 
 class ConvNetConfig(BlockNetConfig):
@@ -47,10 +75,68 @@ class FRePoConvNetConfig(BlockNetConfig):
     norm: Norm = "batch"
 
 
-NETS: dict[str, type[ConvNetConfig] | type[FRePoConvNetConfig]] = {
-    "convnet": ConvNetConfig,
-    "frepo_convnet": FRePoConvNetConfig,
-}
+class MLPConfig(AnyNetConfig):
+    """MLP of DC: two hidden layers of `width` with ReLU."""
+
+    name: Literal["mlp"] = "mlp"
+    width: int = Field(128, ge=1)
+
+
+class LeNetConfig(AnyNetConfig):
+    """LeNet-5 of DD and DC, with ReLU and max pooling."""
+
+    name: Literal["lenet"] = "lenet"
+    init: Init = Field("torch", description="weights: torch as DC, xavier as DD")
+
+
+class AlexNetConfig(AnyNetConfig):
+    """AlexNet of DC for small images; RTP's has instance norm and average pooling."""
+
+    name: Literal["alexnet"] = "alexnet"
+    norm: ImageNorm = "none"
+    pool: Literal["max", "avg"] = "max"
+
+
+class AlexCifarNetConfig(AnyNetConfig):
+    """AlexCifarNet of DD, with local response normalisation."""
+
+    name: Literal["alexcifarnet"] = "alexcifarnet"
+    init: Init = Field("xavier", description="weights: xavier as DD, torch as DC")
+
+
+class VGG11Config(AnyNetConfig):
+    """VGG11 of DC, with one linear layer."""
+
+    name: Literal["vgg11"] = "vgg11"
+    norm: ImageNorm = "instance"
+
+
+class ResNet18Config(AnyNetConfig):
+    """ResNet18 of DC, with the stem for small images."""
+
+    name: Literal["resnet18"] = "resnet18"
+    norm: Literal["batch", "instance"] = "instance"
+
+
+class ResNet18APConfig(AnyNetConfig):
+    """ResNet18 with average pooling instead of strides, which DC learns images with."""
+
+    name: Literal["resnet18_ap"] = "resnet18_ap"
+    norm: Literal["batch", "instance"] = "instance"
+
+
+_ALL: tuple[type[AnyNetConfig], ...] = (
+    ConvNetConfig,
+    FRePoConvNetConfig,
+    MLPConfig,
+    LeNetConfig,
+    AlexNetConfig,
+    AlexCifarNetConfig,
+    VGG11Config,
+    ResNet18Config,
+    ResNet18APConfig,
+)
+NETS: dict[str, type[AnyNetConfig]] = {str(net.model_fields["name"].default): net for net in _ALL}
 
 
 def _read_net(value: Any) -> Any:
@@ -67,4 +153,4 @@ def _read_net(value: Any) -> Any:
     return NETS[name].model_validate(value)
 
 
-NetConfig = Annotated[SerializeAsAny[BlockNetConfig], BeforeValidator(_read_net)]
+NetConfig = Annotated[SerializeAsAny[AnyNetConfig], BeforeValidator(_read_net)]

@@ -83,7 +83,7 @@ class Protocol:
 
     def net(self, net: NetConfig) -> NetConfig:
         """Return the network that is trained where `net` is asked for: the same one, with the protocol's norm."""
-        return net.model_copy(update={"norm": self.norms.get(net.norm, net.norm)})
+        return net.renormed(self.norms)
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Return labels as the protocol's loss wants them.

@@ -19,6 +19,7 @@ from raydd.store import Folder
 
 BASELINES = ("random", "whole")
 WHOLE_REPEATS = 2
+SHOWN = ("width", "depth", "norm")  # of a network, whether default or not
 
 S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741
@@ -100,9 +101,9 @@ class Accuracy:
 
 def net_text(net: NetConfig) -> str:
     """Return a network as short text that a config reads back, such as `convnet:width=32,depth=3,norm=none`."""
-    extra = net.model_dump(exclude={"name", "width", "depth", "norm"}, exclude_defaults=True)
-    options = {"width": net.width, "depth": net.depth, "norm": net.norm, **extra}
-    return f"{net.name}:" + ",".join(f"{key}={value}" for key, value in options.items())
+    extra = net.model_dump(exclude={"name", *SHOWN}, exclude_defaults=True)
+    options = {key: getattr(net, key) for key in SHOWN if hasattr(net, key)} | extra
+    return ":".join([net.name, ",".join(f"{key}={value}" for key, value in options.items())]).removesuffix(":")
 
 
 def evaluate(

@@ -114,10 +114,13 @@ class GradientMatching(Method[Matching], Generic[Matching]):
     ) -> Contribution:
         """Match gradients class by class; see the base class."""
         count = sum(min(self.config.real_batch, len(self.problem.by_class[c])) for c in slot.classes)
-        theta = NetState.from_tensors(state).channels_last()
+        theta = _theta(state)
         if self.batchnorm:
             theta = self._with_statistics(theta, x_real[count:])
-        theta = NetState({name: p.detach().requires_grad_() for name, p in theta.params.items()}, theta.buffers)
+        # What the distance leaves out need not be computed.
+        all_dims = self.config.distance != "layerwise"
+        params = {name: p.detach().requires_grad_(all_dims or p.ndim > 1) for name, p in theta.params.items()}
+        theta = NetState(params, theta.buffers)
         x_real, y_real, ipc = x_real[:count], y_real[:count], self.config.ipc
         gradients, losses = [], []
         for c in slot.classes:
@@ -148,8 +151,7 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         """Return the gradient of the mean cross entropy of images of one class, by parameter."""
         logits = nets.apply(self.net, theta.params, theta.buffers, x)
         target = torch.full((len(x),), label, device=x.device)
-        # What the distance leaves out need not be computed.
-        matched = [p for p in theta.params.values() if p.ndim > 1 or self.config.distance != "layerwise"]
+        matched = [p for p in theta.params.values() if p.requires_grad]
         return torch.autograd.grad(F.cross_entropy(logits, target), matched, create_graph=differentiable)
 
     def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
@@ -172,7 +174,7 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         iteration, step = divmod(round, self.outer)
         if step == self.outer - 1:
             return self._fresh(unit, iteration + 1)
-        theta = NetState.from_tensors(state).channels_last()
+        theta = _theta(state)
         x, y = variables["x_syn"], self._labels().to(self.problem.device)
         augment = None if self.strategy is None else dsa.per_image(self.strategy)
         where = ("theta", unit, round)
@@ -198,3 +200,8 @@ class DSA(GradientMatching[DSAConfig]):
     def strategy(self) -> str | None:
         """See the base class."""
         return self.config.augment
+
+
+def _theta(state: Tensors) -> NetState:
+    """Return a unit's network in memory of its own: what a checkpoint gave is badly aligned, and then adds up otherwise."""
+    return NetState.from_tensors(state).clone().channels_last()

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
+from typing import Any
 
 import torch
 from torch import nn
 
 from raydd.errors import ConfigError
-from raydd.nets.convnet import ConvNet, FRePoConvNet, NetConfig
+from raydd.nets.classic import MLP, VGG11, AlexCifarNet, AlexNet, LeNet
+from raydd.nets.convnet import ConvNet, FRePoConvNet
+from raydd.nets.layers import NetConfig
+from raydd.nets.resnet import ResNet18
 from raydd.nets.state import NetState, apply, initialise
 
 __all__ = ["NETS", "NetConfig", "NetState", "apply", "available", "build", "initialise"]
@@ -25,10 +29,27 @@ GROUP = "raydd.nets"
 NETS: dict[str, str] = {
     "convnet": "ConvNet of DC, DSA and DM: blocks of 3x3 convolution, norm, activation, 2x2 pooling; constant width",
     "frepo_convnet": "ConvNet of FRePo: norm before the convolution and none in the first block; width doubles",
+    "mlp": "MLP of DC: two hidden layers of 128 with ReLU",
+    "lenet": "LeNet-5 of DD and DC: ReLU, max pooling; PyTorch's or DD's initialisation",
+    "alexnet": "AlexNet of DC for small images, with batch norm its AlexNetBN; RTP's with instance norm and average pooling",
+    "alexcifarnet": "AlexCifarNet of DD: two 5x5 convolutions with local response norm, Xavier initialisation",
+    "vgg11": "VGG11 of DC with instance or batch norm, one linear layer on 512 features",
+    "resnet18": "ResNet18 of DC: CIFAR stem, instance or batch norm, global average",
+    "resnet18_ap": "ResNet18 of DC for learning images: average pooling in place of strides, no global average",
 }
 
-Builder = Callable[[NetConfig, tuple[int, int, int], int], nn.Module]
-_BUILDERS: dict[str, Builder] = {"convnet": ConvNet, "frepo_convnet": FRePoConvNet}
+Builder = Callable[[Any, tuple[int, int, int], int], nn.Module]
+_BUILDERS: dict[str, Builder] = {
+    "convnet": ConvNet,
+    "frepo_convnet": FRePoConvNet,
+    "mlp": MLP,
+    "lenet": LeNet,
+    "alexnet": AlexNet,
+    "alexcifarnet": AlexCifarNet,
+    "vgg11": VGG11,
+    "resnet18": ResNet18,
+    "resnet18_ap": ResNet18,
+}
 
 
 def available() -> dict[str, str]:
@@ -41,7 +62,7 @@ def build(net: NetConfig, shape: tuple[int, int, int], num_classes: int) -> nn.M
     """Build the network that `net` describes, on the meta device: no memory, no random draw.
 
     Args:
-        net: Name, width, depth, norm, activation and pooling.
+        net: Its section of a config: the name, and the network's own choices.
         shape: Channels, height and width of an image, all >= 1.
         num_classes: Number of logits.
 
@@ -49,7 +70,7 @@ def build(net: NetConfig, shape: tuple[int, int, int], num_classes: int) -> nn.M
         A module whose parameters have shapes but no numbers; `initialise` makes those.
 
     Raises:
-        ConfigError: The name is unknown, or width, depth or norm is impossible for images of this shape.
+        ConfigError: The name is unknown, or its choices are impossible for images of this shape.
     """
     with torch.device("meta"):
         return _builder(net.name)(net, shape, num_classes)

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import nn
 
 from raydd.errors import ConfigError
-
-GROUPS = 4  # of norm "group", the DC family's GN
+from raydd.nets.layers import GROUPS, BlockNet, NetConfig, norm, relu
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -33,11 +31,9 @@ POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d
 NORMS = ("none", "batch", "layer", "instance", "group")
 
 
-class NetConfig(Protocol):
-    """What a network needs to know of the config's `net` section."""
+class BlockNetConfig(NetConfig, Protocol):
+    """What these networks need to know of the config's `net` section."""
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
     @property
     def width(self) -> int: ...  # noqa: D102
     @property
@@ -50,20 +46,7 @@ class NetConfig(Protocol):
     def pool(self) -> str: ...  # noqa: D102
 
 
-class _Blocks(nn.Module):
-    """Convolutional blocks and a linear classifier on the flattened last map."""
-
-    blocks: nn.Sequential
-    classifier: nn.Linear
-
-    def forward(self, x: torch.Tensor, features: bool = False) -> torch.Tensor:
-        """Return logits `(N, classes)`, or the classifier's input `(N, d)`, of images `x` `(N, C, H, W)`."""
-        # flatten follows the logical (C, H, W) order, so that channels_last does not change the order of the features.
-        flat = self.blocks(x).flatten(1)
-        return flat if features else self.classifier(flat)
-
-
-class ConvNet(_Blocks):
+class ConvNet(BlockNet):
     """ConvNet of the DC family: `depth` blocks of 3x3 convolution, norm, activation and 2x2 pooling.
 
     320,010 parameters for 10 classes of 3x32x32 images at width 128 and depth 3.
@@ -79,7 +62,7 @@ class ConvNet(_Blocks):
 
     init_law = "torch"
 
-    def __init__(self, net: NetConfig, shape: tuple[int, int, int], num_classes: int):
+    def __init__(self, net: BlockNetConfig, shape: tuple[int, int, int], num_classes: int):
         super().__init__()
         depth = _check(net, shape)
         channels, height, width = shape
@@ -89,14 +72,14 @@ class ConvNet(_Blocks):
             height, width = height + 2 * (pad - 1), width + 2 * (pad - 1)
             layers.append(nn.Conv2d(channels, net.width, 3, padding=pad))
             channels = net.width
-            layers += _norm(net.norm, (channels, height, width), momentum=0.1)
+            layers += norm(net.norm, (channels, height, width))
             layers += [_activation(net.act), *_pooling(net.pool)]
             height, width = _pooled(net.pool, height, width)
         self.blocks = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * height * width, num_classes)
 
 
-class FRePoConvNet(_Blocks):
+class FRePoConvNet(BlockNet):
     """ConvNet of FRePo: norm (not in the first block), 3x3 convolution to width * 2^i, activation, 2x2 pooling.
 
     BatchNorm forgets fast: flax's momentum 0.1, `running = 0.1 * old + 0.9 * batch`, is PyTorch's momentum 0.9.
@@ -114,14 +97,14 @@ class FRePoConvNet(_Blocks):
 
     init_law = "lecun"
 
-    def __init__(self, net: NetConfig, shape: tuple[int, int, int], num_classes: int):
+    def __init__(self, net: BlockNetConfig, shape: tuple[int, int, int], num_classes: int):
         super().__init__()
         depth = _check(net, shape)
         channels, height, width = shape
         layers: list[nn.Module] = []
         for i in range(depth):
             if i > 0:
-                layers += _norm(net.norm, (channels, height, width), momentum=0.9)
+                layers += norm(net.norm, (channels, height, width), momentum=0.9)
             layers.append(nn.Conv2d(channels, net.width * 2**i, 3, padding=1))
             channels = net.width * 2**i
             layers += [_activation(net.act), *_pooling(net.pool)]
@@ -130,7 +113,7 @@ class FRePoConvNet(_Blocks):
         self.classifier = nn.Linear(channels * height * width, num_classes)
 
 
-def _check(net: NetConfig, shape: tuple[int, int, int]) -> int:
+def _check(net: BlockNetConfig, shape: tuple[int, int, int]) -> int:
     """Return the depth as a number, once width, depth and the choices are possible for images of this shape."""
     choices = (("norm", net.norm, NORMS), ("act", net.act, ACTIVATIONS), ("pool", net.pool, ("none", *POOLINGS)))
     for key, value, allowed in choices:
@@ -151,21 +134,8 @@ def _check(net: NetConfig, shape: tuple[int, int, int]) -> int:
     return net.depth
 
 
-def _norm(name: str, shape: tuple[int, int, int], momentum: float) -> list[nn.Module]:
-    channels = shape[0]
-    if name == "batch":
-        return [nn.BatchNorm2d(channels, eps=1e-5, momentum=momentum)]
-    if name == "layer":
-        return [nn.LayerNorm(list(shape))]
-    if name == "instance":
-        # The DC family's "InstanceNorm": affine, and no running statistics.
-        return [nn.GroupNorm(channels, channels)]
-    return [nn.GroupNorm(GROUPS, channels)] if name == "group" else []
-
-
 def _activation(name: str) -> nn.Module:
-    # In place saves one full-size map a block; no layer in front of an activation needs its output again.
-    return nn.ReLU(inplace=True) if name == "relu" else ACTIVATIONS[name]()
+    return relu() if name == "relu" else ACTIVATIONS[name]()
 
 
 def _pooling(name: str) -> list[nn.Module]:

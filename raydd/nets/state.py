@@ -64,7 +64,8 @@ def initialise(module: nn.Module, gen: torch.Generator, device: torch.device | s
 
     The law is the module's `init_law`: "torch" (the default), PyTorch's own for convolutions and linear layers, weights
     and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)); or "lecun", flax's, weights normal with variance 1/fan_in, truncated
-    at two standard deviations, biases zero. Norm layers start as the identity, running statistics at mean 0 and
+    at two standard deviations, biases zero; or "xavier", DD's, weights normal with variance 2/(fan_in + fan_out), biases
+    zero (Glorot & Bengio, AISTATS 2010). Norm layers start as the identity, running statistics at mean 0 and
     variance 1.
 
     Args:
@@ -123,7 +124,12 @@ def _draw(owner: nn.Module, leaf: str, shape: torch.Size, law: str, gen: torch.G
         if law == "torch":
             bound = 1 / math.sqrt(fan_in)
             return torch.empty(shape).uniform_(-bound, bound, generator=gen)
-        return torch.zeros(shape) if leaf == "bias" else _lecun_normal(shape, fan_in, gen)
+        if leaf == "bias":
+            return torch.zeros(shape)
+        if law == "xavier":
+            fan_out = shape[0] * shape[2:].numel()
+            return torch.empty(shape).normal_(0, math.sqrt(2 / (fan_in + fan_out)), generator=gen)
+        return _lecun_normal(shape, fan_in, gen)
     if isinstance(owner, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
         return torch.ones(shape) if leaf == "weight" else torch.zeros(shape)
     raise ConfigError(f"a network must be made of convolutions, linear layers and norms, got {type(owner).__name__}")

@@ -27,6 +27,26 @@ ITERATIVE = [name for name, spec in SPECS.items() if spec.config.iterative]
 # members a round, chunks, mirrored copies, sampled online batches, members that are renewed. A name that is not here has
 # the fallback.
 CONFIGS: dict[str, dict[str, Any]] = {
+    "dc": {
+        "ipc": 2,
+        "rounds": 12,
+        "outer_loop": 3,
+        "inner_loop": 2,
+        "nets_per_round": 1,
+        "classes_per_slot": 1,
+        "real_batch": 6,
+        "net_batch": 7,
+        "lr_net": 0.05,
+    },
+    "dsa": {
+        "ipc": 2,
+        "rounds": 12,
+        "outer_loop": 2,
+        "inner_loop": 1,
+        "nets_per_round": 5,
+        "classes_per_slot": "all",
+        "real_batch": 6,
+    },
     "dm": {"ipc": 2, "rounds": 12, "classes_per_slot": 1, "real_batch": 6, "lr_syn": 1.0},
     "frepo": {
         "ipc": 2,
@@ -156,12 +176,23 @@ def _one_round(
     gradients = pure(coordinator.reduce, state.variables, contributions)
     variables, optimiser = pure(coordinator.update, round, state.variables, state.optimiser, gradients)
     units = dict(state.units)
-    for slot in slots:
-        if slot.unit is not None:
-            member = owner[slot.index]
-            units[slot.unit] = pure(member.after_update, round, slot.unit, units[slot.unit], travel(variables))
+    # A unit evolves on every worker that has a slot of it, once and in the same way.
+    for unit, members in _crews(slots, owner).items():
+        evolved = [pure(m.after_update, round, unit, state.units[unit], travel(variables)) for m in members]
+        assert all(same_bits(evolved[0], other) for other in evolved[1:])
+        units[unit] = evolved[0]
     loss = sum(c.metrics["loss"] for c in contributions) / len(slots)
     return State(round + 1, variables, optimiser, units, (*state.losses, loss))
+
+
+def _crews(slots: Sequence[Slot], owner: dict[int, Method[Any]]) -> dict[int, list[Method[Any]]]:
+    """Return the workers that have a slot of each unit, each once."""
+    crews: dict[int, list[Method[Any]]] = {}
+    for slot in slots:
+        if slot.unit is not None:
+            crew = crews.setdefault(slot.unit, [])
+            crew += [owner[slot.index]] if owner[slot.index] not in crew else []
+    return crews
 
 
 def _sent(tensors: Tensors) -> Tensors:
