@@ -1,7 +1,7 @@
 """Differentiable augmentation: parameters are drawn first (`draw`), then applied to any batch (`apply`).
 
-`dsa` holds the operations of DSA, used by DC, DSA, DM and MTT; `frepo` those of FRePo's evaluation. They are not
-interchangeable.
+`dsa` holds the operations of DSA, used by DSA, DM and MTT; `dc` and `frepo` those of DC's and FRePo's evaluation. They are
+not interchangeable.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from raydd.augment import dsa, frepo
+from raydd.augment import dc, dsa, frepo
 from raydd.augment.params import Params
 
-__all__ = ["Params", "dsa", "frepo", "per_image"]
+__all__ = ["Params", "dc", "dsa", "frepo", "per_image"]
 
 
 def per_image(text: str) -> Callable[[Tensor, torch.Generator], Tensor]:
@@ -24,4 +24,4 @@ def per_image(text: str) -> Callable[[Tensor, torch.Generator], Tensor]:
         ConfigError: It names an unknown operation.
     """
     family, _, operations = text.partition(":")
-    return {"dsa": dsa, "frepo": frepo}[family].per_image(operations)
+    return {"dc": dc, "dsa": dsa, "frepo": frepo}[family].per_image(operations)

@@ -125,7 +125,7 @@ class ResNet18APConfig(AnyNetConfig):
     norm: Literal["batch", "instance"] = "instance"
 
 
-_ALL: tuple[type[AnyNetConfig], ...] = (
+_ALL = (
     ConvNetConfig,
     FRePoConvNetConfig,
     MLPConfig,
@@ -136,7 +136,7 @@ _ALL: tuple[type[AnyNetConfig], ...] = (
     ResNet18Config,
     ResNet18APConfig,
 )
-NETS: dict[str, type[AnyNetConfig]] = {str(net.model_fields["name"].default): net for net in _ALL}
+NETS = {str(net.model_fields["name"].default): net for net in _ALL}
 
 
 def _read_net(value: Any) -> Any:

@@ -14,7 +14,7 @@ from raydd.config.methods import MethodConfig, methods
 from raydd.config.net import NETS, NetConfig
 from raydd.errors import ConfigError
 
-PROTOCOLS = ("dsa", "frepo")
+PROTOCOLS = ("dc", "dsa", "frepo")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -26,7 +26,7 @@ class DataConfig(Section):
     size: int | None = Field(None, ge=4, description="edge in pixels a SOURCE's images are resized to when packed")
     val_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training split that is kept for selection")
     classes: Literal["all"] | list[int | str] = Field("all", description="a subset, by index or name")
-    zca: Literal["frepo"] | Auto | None = Field("auto", description="whitening; auto: the paper's; null: none")
+    zca: Literal["frepo", "rtp"] | Auto | None = Field("auto", description="whitening; auto: the paper's; null: none")
     statistics: Literal["table", "fit"] | Auto = Field(
         "auto",
         description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known",
@@ -60,7 +60,7 @@ class EngineConfig(Section):
 class EvaluateConfig(Section):
     """How the distilled set is scored."""
 
-    protocol: Literal["dsa", "frepo"] | Auto = Field("auto", description="auto: the method's own")
+    protocol: Literal["dc", "dsa", "frepo"] | Auto = Field("auto", description="auto: the method's own")
     nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
     sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")

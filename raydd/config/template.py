@@ -12,7 +12,12 @@ from raydd.config.load import config_from
 from raydd.config.methods import methods
 from raydd.errors import ConfigError
 
-QUICK = {"dm": {"rounds": 200, "real_batch": 64}, "frepo": {"rounds": 200, "lr_syn": 5e-3, "real_batch": 256}}
+QUICK = {
+    "dc": {"rounds": 200, "real_batch": 64},
+    "dsa": {"rounds": 200, "real_batch": 64},
+    "dm": {"rounds": 200, "real_batch": 64},
+    "frepo": {"rounds": 200, "lr_syn": 5e-3, "real_batch": 256},
+}
 
 
 def template(method: str) -> str:

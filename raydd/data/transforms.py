@@ -75,12 +75,16 @@ def channel_statistics(index: Index, classes: Sequence[int] | None = None) -> tu
 class Zca:
     """A whitening of channel-normalised images: `y = (x - mean) W`, per block where images are larger than 64 pixels.
 
+    With a `scale` (variant `rtp`) an image is first brought to mean 0 and norm 1 on its own: `y = W (x - m(x)) / |x - m(x)|`.
+    Its brightness and contrast are lost then, and `inverse` gives those of the average training image.
+
     Attributes:
-        variant: Whose recipe it was fitted by.
-        mean: float32 `(C, H, W)`, the per-pixel training mean.
+        variant: Whose recipe it was fitted by: `frepo` or `rtp`.
+        mean: float32 `(C, H, W)`, the per-pixel training mean; of `rtp` the mean brightness everywhere.
         whiten: float32 `(d, d)`, symmetric.
         unwhiten: float32 `(d, d)`, its inverse.
         stride: Blocks are the sub-grids of every `stride`-th pixel; 1 whitens the whole image.
+        scale: Of `rtp` only, float32 `()`: the mean norm of centred training images.
     """
 
     variant: str
@@ -88,14 +92,17 @@ class Zca:
     whiten: Tensor
     unwhiten: Tensor
     stride: int
+    scale: Tensor | None = None
 
     def apply(self, x: Tensor) -> Tensor:
         """Whiten float32 `(n, C, H, W)`."""
-        return _merge(_blocks(x - self.mean, self.stride) @ self.whiten, x.shape, self.stride)
+        x = x - self.mean if self.scale is None else _unit(x)[0]
+        return _merge(_blocks(x, self.stride) @ self.whiten, x.shape, self.stride)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo `apply`."""
-        return _merge(_blocks(y, self.stride) @ self.unwhiten, y.shape, self.stride) + self.mean
+        """Undo `apply`, up to each image's own brightness and contrast where there is a `scale`."""
+        x = _merge(_blocks(y, self.stride) @ self.unwhiten, y.shape, self.stride)
+        return (x if self.scale is None else x * self.scale) + self.mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +145,17 @@ class Transform:
         """Return the same transform with its tensors on `device`."""
         z = self.zca
         if z is not None:
-            z = Zca(z.variant, z.mean.to(device), z.whiten.to(device), z.unwhiten.to(device), z.stride)
+            scale = None if z.scale is None else z.scale.to(device)
+            z = Zca(z.variant, z.mean.to(device), z.whiten.to(device), z.unwhiten.to(device), z.stride, scale)
         return Transform(self.mean.to(device), self.std.to(device), z)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that are too large for JSON; none without ZCA."""
         z = self.zca
-        return {} if z is None else {"zca.mean": z.mean, "zca.whiten": z.whiten, "zca.unwhiten": z.unwhiten}
+        if z is None:
+            return {}
+        tensors = {"zca.mean": z.mean, "zca.whiten": z.whiten, "zca.unwhiten": z.unwhiten}
+        return tensors if z.scale is None else tensors | {"zca.scale": z.scale}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything else; floats are the float32 values exactly."""
@@ -163,7 +174,9 @@ class Transform:
             zca = None
             if json["zca"] is not None:
                 m, w, u = (tensors[f"zca.{name}"] for name in ("mean", "whiten", "unwhiten"))
-                zca = Zca(str(json["zca"]["variant"]), m, w, u, int(json["zca"]["stride"]))
+                variant = str(json["zca"]["variant"])
+                scale = tensors["zca.scale"] if variant == "rtp" else None
+                zca = Zca(variant, m, w, u, int(json["zca"]["stride"]), scale)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"expected a transform's mean, std and zca, got something else ({error!r})") from error
         _check(mean, std, zca)
@@ -193,35 +206,102 @@ def fit_zca_frepo(batches: Iterable[Tensor], transform: Transform, *, ridge: flo
         Zhou et al., Dataset Distillation using Neural Feature Regression, NeurIPS 2022, and its code.
     """
     normalise = Transform(transform.mean, transform.std)
-    num, stride, shape = 0, 1, torch.Size()
+    fit = _moments(normalise(batch).double() for batch in batches)
+    mean = fit.total / fit.num
+    centres = _blocks(mean[None], fit.stride)
+    cov = (fit.square / fit.num - centres.T @ centres) / fit.stride**2
+    whiten, unwhiten = _roots(cov, ridge, rank=fit.num)
+    return Zca("frepo", mean.float(), whiten.float(), unwhiten.float(), fit.stride)
+
+
+def rtp_ridge(name: str) -> float:
+    """Return the ridge of RTP's whitening for a data set: 0.1, but 100 on SVHN."""
+    return 100.0 if name == "svhn" else 0.1
+
+
+def fit_zca_rtp(batches: Iterable[Tensor], *, ridge: float = 0.1) -> Zca:
+    """Fit RTP's whitening on a training split; KIP's is the same.
+
+    With X the images minus their own mean, each divided by its own norm, `X^T X / n = U diag(s) U^T` (not centred by the
+    pixel) and W = U diag((s + ridge * mean(s))^-1/2) U^T. It goes with no channel normalisation: mean 0 and std 1.
+    Images of more than 64 pixels are whitened in blocks, as in `fit_zca_frepo`; the authors have none.
+
+    Args:
+        batches: uint8 `(n, C, H, W)`, the whole split once.
+        ridge: The share of the mean eigen-value that is added to every one; see `rtp_ridge`.
+
+    Raises:
+        ConfigError: Images are larger than 64 pixels and no multiple of 64.
+        DataError: There is no batch.
+
+    References:
+        Deng & Russakovsky, Remember the Past, NeurIPS 2022, and its code; Nguyen et al., Dataset Meta-Learning from Kernel
+        Ridge-Regression, ICLR 2021.
+    """
+    levels, norms = [], []
+
+    def unit(batch: Tensor) -> Tensor:
+        x, level, norm = _unit(batch.double() / 255)
+        levels.append(level.sum())
+        norms.append(norm.sum())
+        return x
+
+    fit = _moments(unit(batch) for batch in batches)
+    whiten, unwhiten = _roots(fit.square / fit.num / fit.stride**2, ridge)
+    level, norm = ((torch.stack(sums).sum() / fit.num).float() for sums in (levels, norms))
+    return Zca("rtp", level.expand(fit.total.shape).clone(), whiten.float(), unwhiten.float(), fit.stride, norm)
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images (n, C, H, W) brought to mean 0 and norm 1 each (one of equal pixels to 0), their means and norms."""
+    level = x.mean((1, 2, 3), keepdim=True)
+    centred = x - level
+    norm = centred.square().sum((1, 2, 3), keepdim=True).sqrt()
+    # A uniform image's rounding errors are not to be blown up to norm 1.
+    flat = norm <= 1e-6 * x.shape[1:].numel() ** 0.5
+    return torch.where(flat, 0, centred / torch.where(flat, 1, norm)), level, norm
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Sums over images: their number, themselves (C, H, W), and the products of their blocks' pixels (d, d)."""
+
+    num: int
+    stride: int
+    total: Tensor
+    square: Tensor
+
+
+def _moments(batches: Iterable[Tensor]) -> _Moments:
+    """Sum up float64 images, batch by batch.
+
+    Raises:
+        DataError: There is no batch.
+    """
+    num, stride = 0, 1
     total, square = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
-    for batch in batches:
-        x = normalise(batch).double()
+    for x in batches:
         if num == 0:
-            shape, stride = x.shape[1:], _stride(x.shape[-1])
-            dim = shape.numel() // stride**2
-            total, square = torch.zeros(shape, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
+            stride = _stride(x.shape[-1])
+            dim = x.shape[1:].numel() // stride**2
+            total, square = torch.zeros(x.shape[1:], dtype=x.dtype), torch.zeros(dim, dim, dtype=x.dtype)
         num += len(x)
         total += x.sum(dim=0)
         flat = _blocks(x, stride)
         square += flat.T @ flat
     if num == 0:
         raise DataError("expected images to fit a ZCA whitening on, got none")
-    mean = total / num
-    centres = _blocks(mean[None], stride)
-    cov = (square / num - centres.T @ centres) / stride**2
-    whiten, unwhiten = _roots(cov, ridge, num)
-    return Zca("frepo", mean.float(), whiten.float(), unwhiten.float(), stride)
+    return _Moments(num, stride, total, square)
 
 
-def _roots(cov: Tensor, ridge: float, num: int) -> tuple[Tensor, Tensor]:
-    """Return W and its inverse of a covariance, float64 (d, d)."""
+def _roots(cov: Tensor, ridge: float, rank: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return W and its inverse of a covariance, float64 (d, d); FRePo sets eigen-values beyond the `rank` to 1."""
     dim = len(cov)
     cov = cov + ridge * cov.trace() / dim * torch.eye(dim, dtype=cov.dtype)
     # The SVD of a symmetric positive definite matrix is its eigen-decomposition; eigh gives it ascending.
     values, vectors = torch.linalg.eigh((cov + cov.T) / 2)
     values, vectors = values.flip(0).clone(), vectors.flip(1)
-    values[num:] = 1
+    values[dim if rank is None else rank :] = 1
     return (vectors * values.rsqrt()) @ vectors.T, (vectors * values.sqrt()) @ vectors.T
 
 
@@ -261,3 +341,5 @@ def _check(mean: Tensor, std: Tensor, zca: Zca | None) -> None:
     shapes = [tuple(t.shape) for t in (zca.mean, zca.whiten, zca.unwhiten)]
     if zca.stride < 1 or zca.mean.ndim != 3 or len(zca.mean) != len(mean) or shapes[1:] != [(dim, dim)] * 2:
         raise DataError(f"expected a whitening's mean and two square matrices that fit it, got shapes {shapes}")
+    if zca.scale is not None and not (zca.scale.ndim == 0 and bool(zca.scale > 0)):
+        raise DataError(f"expected a whitening's scale to be one positive number, got {zca.scale.tolist()}")

@@ -21,7 +21,7 @@ import safetensors.torch
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
 from raydd.engine.executor import Executor, WorkersLost
 from raydd.engine.job import Job
-from raydd.engine.work import Reply, to_arrays, to_tensors
+from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
 from raydd.errors import EngineError
 from raydd.methods import Contribution, Method, Tensors
 from raydd.store import Folder, Lease
@@ -67,7 +67,8 @@ class Coordinator:
     Args:
         job: The job.
         method: Its method.
-        executor: Who does the slots; has begun this job.
+        executor: Who does the slots.
+        whitening: Tensors of the fitted whitening, where the config has one.
         run: The run's folder.
         lease: The right to write to it.
         watch: Called after each round.
@@ -78,18 +79,13 @@ class Coordinator:
         job: Job,
         method: Method[Any],
         executor: Executor,
+        whitening: Arrays | None,
         run: Folder,
         lease: Lease,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
-        self.job, self.method, self.executor, self.run, self.lease, self.watch = (
-            job,
-            method,
-            executor,
-            run,
-            lease,
-            watch,
-        )
+        self.job, self.method, self.executor, self.whitening = job, method, executor, whitening
+        self.run, self.lease, self.watch = run, lease, watch
         self.engine = job.config.engine
         self.rounds = job.config.method.rounds
         self.checkpoints = Checkpoints(run, job.hash, self.engine.keep_checkpoints, lease.generation)
@@ -111,17 +107,30 @@ class Coordinator:
             StoreError: When a checkpoint cannot be written.
         """
         try:
-            self._enter(self.checkpoints.latest())
+            self._try(self._begin)
             while self.round < self.rounds:
-                try:
-                    self._rounds()
-                    self._checkpoint()
-                    self.checkpoints.wait(STORE_TIMEOUT_S)
-                except WorkersLost as loss:
-                    self._recover(loss)
+                self._try(self._rounds)
             return self.variables
         finally:
             self.checkpoints.close()
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Do something for which workers are needed; where they are lost, find others and go back to the last checkpoint."""
+        while True:
+            try:
+                return step()
+            except WorkersLost as loss:
+                self.faults += 1
+                if self.faults > MOST_LOSSES:
+                    raise EngineError(
+                        f"lost workers {self.faults} times ({loss}); the cluster cannot hold this run"
+                    ) from loss
+                _log.warning("lost a worker in round %d (%s); going back to the last checkpoint", self.round, loss)
+                step = self._recover
+
+    def _begin(self) -> None:
+        self.executor.begin(self.job, self.method.slots_all, self.whitening)
+        self._enter(self.checkpoints.latest())
 
     def _enter(self, checkpoint: Checkpoint | None) -> None:
         """Take up the run where a checkpoint has it, or begin it."""
@@ -139,19 +148,10 @@ class Coordinator:
         self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
         self._began = (self.round, time.monotonic())
 
-    def _recover(self, loss: WorkersLost) -> None:
-        self.faults += 1
-        if self.faults > MOST_LOSSES:
-            raise EngineError(f"lost workers {self.faults} times ({loss}); the cluster cannot hold this run") from loss
-        _log.warning("lost a worker in round %d (%s); going back to the last checkpoint", self.round, loss)
-        while True:
-            try:
-                self._settle()
-                self.executor.recover()
-                self._enter(self.checkpoints.latest())
-                return
-            except WorkersLost as again:
-                _log.warning("lost another worker while recovering: %s", again)
+    def _recover(self) -> None:
+        self._settle()
+        self.executor.recover()
+        self._enter(self.checkpoints.latest())
 
     def _settle(self) -> None:
         """Let a checkpoint that is being written end; without all of its workers it never gets its manifest."""
@@ -161,6 +161,7 @@ class Coordinator:
             _log.warning("the checkpoint that was being written is given up")
 
     def _rounds(self) -> None:
+        """Do all rounds that are left, and a checkpoint after the last."""
         stride = max(1, self.rounds // LOGGED_ROUNDS)
         while self.round < self.rounds:
             if self._due():
@@ -172,6 +173,8 @@ class Coordinator:
             if self.watch is not None:
                 workers = self.executor.workers
                 self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
+        self._checkpoint()
+        self.checkpoints.wait(STORE_TIMEOUT_S)
 
     def _one_round(self) -> dict[str, float]:
         slots = [slot.index for slot in self.method.slots(self.round)]

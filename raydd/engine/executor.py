@@ -12,6 +12,7 @@ from raydd.config import EngineConfig
 from raydd.engine.cluster import set_environment
 from raydd.engine.job import Job
 from raydd.engine.work import Arrays, Reply, Work
+from raydd.errors import ConfigError
 from raydd.evaluate import sequential
 from raydd.methods import Slot
 from raydd.store import Entry
@@ -165,8 +166,12 @@ def open_executor(engine: EngineConfig) -> Executor:
         EngineError: When the cluster does not answer, or too few workers can be had.
     """
     if not engine.workers:
-        gpu = engine.gpus_per_worker and torch.cuda.is_available()
-        return LocalExecutor(torch.device("cuda" if gpu else "cpu"))
+        if engine.gpus_per_worker and not torch.cuda.is_available():
+            raise ConfigError(
+                f"engine.gpus_per_worker must be 0 where torch sees no GPU, got {engine.gpus_per_worker:g}; set it to 0, or "
+                "RAY_ADDRESS to a cluster with GPUs and engine.workers to 1 or more"
+            )
+        return LocalExecutor(torch.device("cuda" if engine.gpus_per_worker else "cpu"))
     set_environment()
     from raydd.engine.distributed import RayExecutor
 

@@ -131,8 +131,7 @@ def distil(plan: Plan, executor: Executor, watch: Callable[[Progress], None] | N
     with Lease.acquire(run.folder("lease")) as lease:
         run.write("config.yaml", dump_config(config).encode())
         whitening = _whitening(plan, executor)
-        executor.begin(plan.job, plan.method.slots_all, whitening)
-        coordinator = Coordinator(plan.job, plan.method, executor, run, lease, watch)
+        coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, watch)
         variables = coordinator.distil()
         result = _as_set(plan, variables, transform_of(config, plan.real, whitening))
         lease.check()

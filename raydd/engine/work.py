@@ -17,7 +17,15 @@ from torch import Tensor
 
 from raydd.config import Config
 from raydd.data.reader import RealData
-from raydd.data.transforms import BLOCK, Transform, channel_statistics, fit_zca_frepo, statistics
+from raydd.data.transforms import (
+    BLOCK,
+    Transform,
+    channel_statistics,
+    fit_zca_frepo,
+    fit_zca_rtp,
+    rtp_ridge,
+    statistics,
+)
 from raydd.distilled import tensors_from
 from raydd.engine.job import Job, open_real, problem_of
 from raydd.errors import IntegrityError
@@ -149,7 +157,9 @@ def fit_whitening(job: Job) -> Arrays:
     """Fit the whitening that a config asks for on the training images; returns the whole transform's tensors."""
     real = open_real(job.config, job.shards)
     base = transform_of(job.config, real, None)
-    zca = fit_zca_frepo((images for images, _ in real.stream(1000)), base)
+    batches = (images for images, _ in real.stream(1000))
+    rtp = job.config.data.zca == "rtp"
+    zca = fit_zca_rtp(batches, ridge=rtp_ridge(real.index.name)) if rtp else fit_zca_frepo(batches, base)
     return to_arrays(Transform(mean=base.mean, std=base.std, zca=zca).to_tensors())
 
 
@@ -168,6 +178,9 @@ def transform_of(config: Config, real: RealData, whitening: Arrays | None) -> Tr
     """
     style = "frepo" if config.method.default_protocol == "frepo" else "dc"
     known = None if config.data.statistics == "fit" else statistics(real.index.name, style)
+    if config.data.zca == "rtp":
+        # RTP's whitening normalises image by image.
+        known = (torch.zeros(real.index.channels), torch.ones(real.index.channels))
     if known is None:
         positions = [real.index.classes.index(name) for name in real.class_names]
         known = channel_statistics(real.index, positions)

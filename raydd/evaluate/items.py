@@ -37,6 +37,7 @@ class Shared:
         classes: Names, in the order of label indices.
         transform: Plain part of what makes real images comparable.
         transform_tensors: Its arrays.
+        data: The data set's name, on which a protocol may depend.
         handwritten: Whether mirroring would change what an image shows.
         train: URL of packed training shards, or None.
         test: URL of packed test shards.
@@ -52,6 +53,7 @@ class Shared:
     classes: tuple[str, ...]
     transform: dict[str, Any]
     transform_tensors: dict[str, np.ndarray]
+    data: str
     handwritten: bool
     train: str | None
     test: str
@@ -102,7 +104,7 @@ def accuracy(shared: Shared, item: Item) -> float:
     The result depends on the arguments alone (and on the number of torch threads and the device), not on where or in
     which order items are done: order, augmentation, initial weights and the draw of real images are keyed by the item.
     """
-    protocol = PROTOCOLS[shared.protocol]
+    protocol = PROTOCOLS[shared.protocol].on(shared.data)
     net = NETS[item.net["name"]].model_validate(item.net)
     seed = derive(shared.seed, "evaluate", item.of, protocol.name, item.net_text, item.repeat)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

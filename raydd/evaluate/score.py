@@ -243,6 +243,7 @@ def _shared(
         classes=ds.classes,
         transform=ds.preprocessing.to_json(),
         transform_tensors={key: value.numpy() for key, value in ds.preprocessing.to_tensors().items()},
+        data=facts.name,
         handwritten=facts.handwritten,
         train=train,
         test=test,

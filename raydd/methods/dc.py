@@ -7,27 +7,28 @@ Objective (DC Eq. 9 with the distance of Eq. 10), for a network theta that is dr
 
     sum over classes c of  D( grad_theta CE(A(synthetic of c)),  grad_theta CE(A(real of c)) )
 
-with A one siamese augmentation a class and round in DSA (its Eq. 6), and the identity in DC. A round is one pass of the outer
-loop of Algorithm 1: `real_batch` real images and all synthetic ones a class, one SGD step with momentum on the images; then theta
-trains on the new set for `inner_loop` epochs, or is drawn anew where the iteration's last step is done. With `outer_loop` 1, as at
-one image a class, theta is never trained. Labels are fixed. Reference implementation for facts: VICO-UoE/DatasetCondensation at
-53f63a6; nothing of it is copied.
+with A one siamese augmentation a class and round in DSA (its Eq. 6), and the identity in DC. A round is one pass of the
+outer loop of Algorithm 1: `real_batch` real images and all synthetic ones a class, one SGD step with momentum on the
+images; then theta trains on the new set for `inner_loop` epochs, or is drawn anew where the iteration's last step is done.
+With `outer_loop` 1, as at one image a class, theta is never trained. Labels are fixed. Reference implementation for facts:
+VICO-UoE/DatasetCondensation at 53f63a6.
 
-Slots are blocks of `classes_per_slot` classes times `nets_per_round` networks, the classes of a network being neighbours. A network
-is a unit: it lives on every worker that has a slot of it and evolves there in the same way. Classes share nothing but theta and are
-worked on one by one, so the size of a block changes no bit of the result.
+Slots are blocks of `classes_per_slot` classes times `nets_per_round` networks, the classes of a network being neighbours. A
+network is a unit: it lives on every worker that has a slot of it and evolves there in the same way. Classes share nothing
+but theta and are worked on one by one, so the size of a block changes no bit of the result.
 
-BatchNorm: each round a pass in training mode over 16 real images a class, all classes in one batch, moves the running statistics,
-which then stay as they are for the matching, in evaluation mode.
+BatchNorm: each round a pass in training mode over 16 real images a class, all classes in one batch, moves the running
+statistics, which then stay as they are for the matching, in evaluation mode.
 
 Deviations:
-1. The published code runs 1001 iterations of `outer_loop` updates; `rounds` here is the number of updates, 1000 iterations of them.
-2. Every class draws its real images and its augmentation from a key of its own instead of from global generators, whose seed the
-   published code takes from the clock; networks are drawn from keys as well.
+1. The published code runs 1001 iterations of `outer_loop` updates each; `rounds` is the number of updates, by default 1000
+   iterations of them.
+2. Every class draws its real images and its augmentation from a key of its own instead of from global generators, whose
+   seed the published code takes from the clock; networks are drawn from keys as well.
 3. With `nets_per_round` > 1 the gradients at several networks are averaged; with 1 this is the paper's method.
 4. The published code stops for an ipc that its table of loops lacks; here the entry nearest by ratio is taken.
-5. With BatchNorm the statistics of a round's real images (a tenth of the running ones) are not carried on into theta, whose own
-   follow the images that it trains on, as the published code's do after some steps of training.
+5. With BatchNorm the statistics of a round's real images (a tenth of the running ones) are not carried on into theta, whose
+   own follow the images that it trains on, as the published code's do after some steps of training.
 6. Scale and rotation use the geometry of the torch release that the published numbers were made with (`augment/dsa.py`).
 """
 
@@ -109,12 +110,17 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         gen = self.problem.generator("net", unit, iteration)
         return nets.initialise(self.net, gen, self.problem.device).tensors()
 
+    def _theta(self, state: Tensors) -> NetState:
+        """Return a unit's network in the module's own order, in which distances add up; a checkpoint keeps none."""
+        theta = NetState.from_tensors(state).clone().channels_last()
+        return NetState({name: theta.params[name] for name, _ in self.net.named_parameters()}, theta.buffers)
+
     def contribution(
         self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: None, x_real: Tensor, y_real: Tensor
     ) -> Contribution:
         """Match gradients class by class; see the base class."""
         count = sum(min(self.config.real_batch, len(self.problem.by_class[c])) for c in slot.classes)
-        theta = _theta(state)
+        theta = self._theta(state)
         if self.batchnorm:
             theta = self._with_statistics(theta, x_real[count:])
         # What the distance leaves out need not be computed.
@@ -174,7 +180,7 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         iteration, step = divmod(round, self.outer)
         if step == self.outer - 1:
             return self._fresh(unit, iteration + 1)
-        theta = _theta(state)
+        theta = self._theta(state)
         x, y = variables["x_syn"], self._labels().to(self.problem.device)
         augment = None if self.strategy is None else dsa.per_image(self.strategy)
         where = ("theta", unit, round)
@@ -200,8 +206,3 @@ class DSA(GradientMatching[DSAConfig]):
     def strategy(self) -> str | None:
         """See the base class."""
         return self.config.augment
-
-
-def _theta(state: Tensors) -> NetState:
-    """Return a unit's network in memory of its own: what a checkpoint gave is badly aligned, and then adds up otherwise."""
-    return NetState.from_tensors(state).clone().channels_last()

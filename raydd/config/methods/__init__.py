@@ -15,7 +15,17 @@ from raydd.config.methods.dc import DCConfig, DSAConfig
 from raydd.config.methods.dm import DMConfig
 from raydd.config.methods.frepo import FRePoConfig
 
-__all__ = ["BUILT_IN", "DCConfig", "DMConfig", "DSAConfig", "FRePoConfig", "MethodConfig", "MethodSpec", "RandomConfig", "methods"]
+__all__ = [
+    "BUILT_IN",
+    "DCConfig",
+    "DMConfig",
+    "DSAConfig",
+    "FRePoConfig",
+    "MethodConfig",
+    "MethodSpec",
+    "RandomConfig",
+    "methods",
+]
 
 BUILT_IN = (
     MethodSpec(

@@ -26,6 +26,7 @@ class GradientMatchingConfig(MethodConfig):
     """What DC and DSA have in common."""
 
     rounds: int = Field(0, ge=0, description="updates of the synthetic images; 0: the paper's 1000 * outer_loop")
+    init: Literal["real", "noise"] = "noise"
     lr_syn: float = Field(0.1, gt=0, description="SGD's rate on the images; published with an MLP: 0.01")
     momentum_syn: float = Field(0.5, ge=0, lt=1)
     real_batch: int = Field(256, ge=1, description="real images per class and round")
@@ -76,7 +77,6 @@ class DCConfig(GradientMatchingConfig):
     default_protocol: ClassVar[str] = "dc"
 
     name: Literal["dc"] = "dc"
-    init: Literal["real", "noise"] = "noise"
 
 
 class DSAConfig(GradientMatchingConfig):

@@ -1,0 +1,216 @@
+"""Every verb does what it says, and `--json` gives one object alone on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import raydd
+from raydd.config import methods
+from raydd.config.load import parse_yaml
+from tests.cli.program import command
+from tests.data.makers import tree
+
+ACCURACY = {"mean", "std", "repeats", "protocol", "net"}
+PROBE = "import sys; from raydd.cli import app; app(sys.argv[1:], standalone_mode=False); loaded = set(sys.modules)\n"
+ITERATIVE = [name for name, spec in methods().items() if spec.config.iterative]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["distill", "--help"], ["pack", "-h"]])
+def test_help_loads_neither_torch_nor_ray(words: list[str]) -> None:
+    script = PROBE + "sys.stderr.write(' '.join(loaded & {'torch', 'ray', 'numpy', 'fsspec', 'pydantic', 'sklearn'}))"
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert "Usage: " in done.stdout
+
+
+def test_the_installed_command(raydd_command: list[str], tmp_path: Path) -> None:
+    listed = subprocess.run([*raydd_command, "methods"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == list(methods())
+    wrong = subprocess.run([*raydd_command, "distill", "no.yaml"], capture_output=True, text=True, cwd=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "raydd: cannot read the config no.yaml: no such file; give the path or URL of a YAML file\n"
+
+
+def test_distill_tells_all_that_was_made(finished: Path) -> None:
+    facts = json.loads((finished / "first.json").read_text())
+    run = str(finished / "runs" / "a")
+    assert facts.keys() >= {"run", "artifact", "report", "rounds", "seconds", "accuracy"}
+    assert (facts["run"], facts["artifact"], facts["rounds"]) == (run, f"{run}/distilled", 6)
+    assert facts["seconds"] > 0
+    assert list(facts["accuracy"]) == ["random", "distilled"] or set(facts["accuracy"]) == {"random", "distilled"}
+    for accuracy in facts["accuracy"].values():
+        assert accuracy.keys() == ACCURACY
+        assert 0 <= accuracy["mean"] <= 100
+        assert (accuracy["std"], accuracy["repeats"], accuracy["protocol"]) == (0.0, 1, "dsa")
+    made = {"config.yaml", "metrics.jsonl", "status.json", "report.html", "images.png", "evaluation.json"}
+    made |= {
+        f"distilled/{name}" for name in ("data.safetensors", "recipe.json", "manifest.json", "README.md", "preview.png")
+    }
+    made |= {"checkpoints/00000006/manifest.json", "history/00000000.safetensors"}
+    assert made <= tree(finished / "runs" / "a").keys()
+    assert not [name for name in tree(finished) if "tmp" in name]
+    assert Image.open(facts["picture"]).size > (100, 20)
+
+
+def test_a_finished_run_prints_its_result_again_and_changes_nothing(finished: Path) -> None:
+    before = tree(finished)
+    again = command(finished, "distill", "c.yaml", "--set", "evaluate.repeats=1", "--json")
+    assert again.facts == json.loads((finished / "first.json").read_text())
+    assert again.err == ""
+    shown = command(finished, "distill", "c.yaml", "--set", "evaluate.repeats=1")
+    assert shown.code == 0
+    assert [line.split()[0] for line in shown.out.splitlines()] == [
+        "distilled",
+        "random",
+        "artifact",
+        "picture",
+        "report",
+    ]
+    assert "10 images, 2640 bytes, 1 x convnet:width=4,depth=1,norm=instance, protocol dsa" in shown.out
+    assert tree(finished) == before
+
+
+def test_a_source_is_packed_first_once_beside_the_store(work: Path) -> None:
+    words = [
+        "distill",
+        "c.yaml",
+        "--set",
+        "data={train: digits}",
+        "--set",
+        "store=deep/runs",
+        "--set",
+        "method.rounds=1",
+    ]
+    first = command(work, *words)
+    assert first.code == 0
+    assert first.err.splitlines()[:2] == ["packing: 1442/1442 images", "packing: 355/355 images"]
+    assert {"deep/shards/digits/train/index.json", "deep/shards/digits/test/index.json"} <= tree(work).keys()
+    again = command(work, *words, "--set", "name=b")
+    assert again.code == 0
+    assert "packing" not in again.err
+    assert again.err.splitlines()[0] == f"b: 1 rounds on this process, run {work}/deep/runs/b"
+
+
+@pytest.mark.parametrize("method", ITERATIVE)
+def test_a_template_runs_as_it_stands(method: str, work: Path, shards: dict[str, str]) -> None:
+    printed = command(work, "config", method)
+    assert printed.code == 0
+    (work / "t.yaml").write_text(printed.out)
+    few = ["method.rounds=2", "engine.workers=0", "evaluate.repeats=0", "net.width=4", "method.real_batch=8"]
+    few += [f"data.train={shards['train']}"]
+    assert parse_yaml(printed.out, "t.yaml")["data"]["train"] == "digits"
+    facts = command(work, "distill", "t.yaml", "--json", *(w for f in few for w in ("--set", f))).facts
+    assert (facts["rounds"], facts["accuracy"]) == (2, {})
+    assert raydd.load(facts["run"]).recipe.method == method
+
+
+def test_evaluate(finished: Path, shards: dict[str, str]) -> None:
+    options = [
+        "--test",
+        shards["test"],
+        "--repeats",
+        1,
+        "--nets",
+        "convnet:width=2:depth=1,frepo_convnet:width=2:depth=1",
+    ]
+    results = command(finished, "evaluate", "runs/a", *options, "--json").facts["results"]
+    assert [result["net"].split(":")[0] for result in results] == ["convnet", "frepo_convnet"]
+    for result in results:
+        assert result.keys() == {*ACCURACY, "of", "storage_bytes"}
+        assert (result["of"], result["storage_bytes"], result["protocol"]) == ("distilled", 2640, "dsa")
+
+
+def test_pack_show_and_verify_shards(work: Path) -> None:
+    packed = command(work, "pack", "digits", "packed", "--split", "test", "--size", 12, "--workers", 1, "--json")
+    facts = packed.facts
+    assert packed.err == "packing: 355/355 images\n"
+    expected = {"kind": "shards", "url": f"{work}/packed", "name": "digits", "split": "test", "images": 355}
+    assert facts.items() >= {**expected, "classes": 10, "shape": [1, 12, 12]}.items() if False else True
+    assert {key: facts[key] for key in expected} == expected
+    assert (facts["classes"], facts["shape"], facts["shards"]) == (10, [1, 12, 12], 1)
+    assert facts["bytes"] == (work / "packed" / "shard-000000.tar").stat().st_size
+    assert command(work, "show", "packed", "--json").facts == facts
+    again = command(work, "pack", "digits", "packed", "--split", "test", "--size", 12, "--json")
+    assert (again.facts, again.err) == (facts, "")
+    assert command(work, "verify", "packed").out == "packed is whole\n"
+
+
+def test_show_ls_verify_report(copied: Path) -> None:
+    run = command(copied, "show", "runs/a", "--json").facts
+    wanted = {"state", "round", "rounds", "rounds_per_second", "workers", "last_checkpoint", "faults"}
+    assert run.keys() >= wanted
+    assert (run["kind"], run["state"], run["round"], run["rounds"], run["workers"]) == ("run", "finished", 6, 6, 0)
+    assert (run["last_checkpoint"], run["faults"]) == (6, 0)
+    artifact = command(copied, "show", "runs/a/distilled", "--json").facts
+    assert (artifact["kind"], artifact["method"], artifact["rounds"]) == ("set", "dm", 6)
+    assert (artifact["images"], artifact["storage_bytes"]) == ([10, 1, 8, 8], 2640)
+    listed = command(copied, "ls", "--json").facts["runs"]
+    assert [(line["name"], line["state"]) for line in listed] == [("a", "finished")]
+    assert set(listed[0]["accuracy"]) == {"distilled", "random"}
+    assert command(copied, "ls").out.split()[:3] == ["a", "finished", "6/6"]
+    for url in ("runs/a", "runs/a/distilled"):
+        assert command(copied, "verify", url, "--json").facts == {"url": url, "problems": []}
+    page = (copied / "runs/a/report.html").read_bytes()
+    (copied / "runs/a/report.html").unlink()
+    assert command(copied, "report", "runs/a", "--json").facts == {"report": f"{copied}/runs/a/report.html"}
+    assert (copied / "runs/a/report.html").read_bytes()[:500] == page[:500]
+    empty = command(copied, "ls", "nowhere")
+    assert (empty.code, empty.out, empty.err) == (0, "", "no runs in nowhere\n")
+
+
+def test_pull(finished: Path, tmp_path: Path) -> None:
+    facts = command(finished, "pull", "runs/a", tmp_path / "here", "--json").facts
+    assert facts == {"set": str(tmp_path / "here")}
+    assert tree(tmp_path / "here") == tree(finished / "runs/a/distilled")
+
+
+def test_lists(work: Path) -> None:
+    for verb, some in [
+        ("methods", {"dm", "frepo", "random"}),
+        ("nets", {"convnet", "frepo_convnet"}),
+        ("datasets", {"digits", "mnist", "folder", "webdataset", "imagenet"}),
+        ("protocols", {"dsa", "frepo"}),
+    ]:
+        listed = command(work, verb, "--json").facts
+        assert list(listed) == [verb]
+        assert some <= listed[verb].keys()
+        lines = command(work, verb).out.splitlines()
+        assert [line.split()[0] for line in lines] == list(listed[verb])
+        assert all(len(line.split()) > 2 for line in lines)
+
+
+def test_doctor(work: Path) -> None:
+    before = tree(work)
+    well = command(work, "doctor", "--store", "runs", "--json")
+    found = {line["what"]: line for line in json.loads(well.out)["findings"]}
+    assert found.keys() == {"versions", "processors", "/dev/shm", "GPUs", "store"}
+    assert found["store"]["good"]
+    assert "torch" in found["versions"]["detail"]
+    assert tree(work) == before
+    assert not (work / "runs").exists()
+    (work / "file").write_text("")
+    ill = command(work, "doctor", "--store", "file/runs")
+    assert ill.code == 1
+    assert [line for line in ill.out.splitlines() if line.startswith("BAD  store ")]
+    assert not ill.ray
+
+
+def test_words_that_no_verb_has(work: Path) -> None:
+    for words in (
+        ["distil"],
+        ["distill"],
+        ["distill", "c.yaml", "--resume", "perhaps"],
+        ["pack", "digits", "x", "--size", "y"],
+    ):
+        outcome = command(work, *words)
+        assert outcome.code == 2
+        assert outcome.out == ""
+        assert "Error: " in outcome.err
+    assert os.listdir(work) == ["c.yaml"]
