@@ -76,12 +76,15 @@ def read_accuracies(run: Folder) -> list[Accuracy]:
     """Read what a run was scored.
 
     Raises:
-        DataError: When the record was altered.
+        IntegrityError: When the record was altered.
     """
     results = read_record(run, "evaluation.json").get("results")
     if not isinstance(results, list):
         raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got none; delete the file")
-    return [Accuracy.from_json(result) for result in results]
+    try:
+        return [Accuracy.from_json(result) for result in results]
+    except DataError as error:
+        raise IntegrityError(f"{run.url}/evaluation.json: {error}") from None
 
 
 def _show_set(folder: Folder) -> dict[str, Any]:

@@ -74,12 +74,13 @@ def distill(
     as_json: Json = False,
 ) -> None:
     """Distil a data set, evaluate the result, and write a report; the same command goes on where it was stopped."""
-    from raydd import api
     from raydd.config import load_config
-    from raydd.terminal import Terminal
 
     # A mistake in the config is told before torch is loaded.
     said = load_config(config, overrides or ())
+    from raydd import api
+    from raydd.terminal import Terminal
+
     terminal = Terminal()
     try:
         run = api.distill(said, resume=resume, watcher=terminal)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from raydd.augment import per_image
 from raydd.data.images import convert, resize
 from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, StoreError, UserError
+from raydd.functional.memory import recall
 from raydd.seeding import generator
 from raydd.store import Folder, commit, digest, from_json, load_manifest, read_verified
 
@@ -114,7 +115,8 @@ class DistilledSet:
         labels: float32 (N, classes) soft or int64 (N,) hard.
         recipe: How the set is meant.
         preprocessing: What makes real images comparable with `images`.
-        extras: What else a method learned, such as step sizes.
+        extras: What else a method learned: step sizes `lr_inner` (passes, steps) and the fixed network `init.*` (DD); `bases`
+            (K, C, h, w) and `addresses` (classes, r, K) of an addressed memory (RTP).
     """
 
     images: Tensor
@@ -135,8 +137,17 @@ class DistilledSet:
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of all that was learned or chosen: images, labels and extras."""
-        return sum(t.numel() * t.element_size() for t in (self.images, self.labels, *self.extras.values()))
+        """Bytes of all that was learned or chosen: images, labels and extras; of a memory, its bases and addresses alone."""
+        kept = (self.images, self.labels, *self.extras.values())
+        if self.is_memory:
+            # The images are made from these, and the labels are their order.
+            kept = (self.extras["bases"], self.extras["addresses"])
+        return sum(t.numel() * t.element_size() for t in kept)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether the images are recalled from bases by addresses."""
+        return {"bases", "addresses"} <= self.extras.keys()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -169,11 +180,12 @@ class DistilledSet:
         return self.preprocessing(pixels[:, None] if channels == 1 else pixels.permute(0, 3, 1, 2))
 
     def _check_real(self, images: Tensor) -> None:
-        shape, got = tuple(self.images.shape[1:]), tuple(images.shape)
+        shape, got = self.images.shape[1:], tuple(images.shape)
         if got[-3:] != shape or images.ndim not in (3, 4):
             # Anything else might broadcast to something that looks right.
+            wanted = ", ".join(map(str, shape))
             raise DataError(
-                f"expected images of shape (n, *{shape}) or {shape}, got {got}; resize them, or give PIL images"
+                f"expected images of shape (n, {wanted}) or ({wanted}), got {got}; resize them, or give PIL images"
             )
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise DataError(f"expected uint8 images, or floats in [0, 1], got {images.dtype}; convert them")
@@ -202,13 +214,39 @@ class DistilledSet:
             self.as_dataset(), batch_size, shuffle=shuffle, collate_fn=batches, generator=generator(seed, "loader")
         )
 
-    def recall(self, queries: Tensor) -> Tensor:
-        """Return the images that an addressed memory holds for these classes or query vectors.
+    def recall(self, queries: Tensor | Sequence[str | int]) -> Tensor:
+        """Return the images that an addressed memory holds: `x_i = y^T A_i B` for its r addressing matrices A_i.
+
+        Deng & Russakovsky, "Remember the Past", NeurIPS 2022, Section 3.
+
+        Args:
+            queries: Classes by name or index, or query vectors y, float (m, d_y); d_y is the number of classes for a memory
+                that is addressed by classes.
+
+        Returns:
+            float32 (m, r, C, H, W), normalised; for a class they are its images in this set.
 
         Raises:
             UserError: When the set is not an addressed memory.
+            DataError: When it has no such class, or is addressed by vectors of another length.
         """
-        raise UserError(f"recall needs an addressed memory (method rtp), got a set of method {self.recipe.method}")
+        if not self.is_memory:
+            raise UserError(f"recall needs an addressed memory (method rtp), got a set of method {self.recipe.method}")
+        bases, addresses = self.extras["bases"], self.extras["addresses"]
+        if not isinstance(queries, Tensor):
+            queries = torch.eye(len(addresses))[[self._class_index(query) for query in queries]]
+        if queries.ndim != 2 or queries.shape[1] != len(addresses) or not queries.is_floating_point():
+            raise DataError(
+                f"expected query vectors of shape (m, {len(addresses)}), got {queries.dtype} {tuple(queries.shape)}"
+            )
+        return recall(bases, addresses, queries.to(bases), self.images.shape[-1] // bases.shape[-1])
+
+    def _class_index(self, query: str | int) -> int:
+        if isinstance(query, str) and query in self.classes:
+            return self.classes.index(query)
+        if isinstance(query, int) and 0 <= query < len(self.classes):
+            return query
+        raise DataError(f"expected one of the set's {len(self.classes)} classes by name or index, got {query!r}")
 
     def save(self, folder: Folder, *, transforms: Folder | None = None) -> None:
         """Write the artifact; it exists once its manifest does.
@@ -291,6 +329,44 @@ class _Augmented:
             images = per_image(self.strategy)(images, generator(self.seed, "loader-augment", self.batches))
         self.batches += 1
         return images, labels
+
+
+def join(sets: Sequence[DistilledSet], classes: Sequence[str] | None = None) -> DistilledSet:
+    """Put images of several sets together, so that a network can be trained on classes that were never distilled together.
+
+    Args:
+        sets: Sets with hard labels, equally normalised, without a class in common.
+        classes: Names of classes, in the order of the new label indices; by default all, set by set.
+
+    Returns:
+        A set of their images, class by class, with the first set's recipe but for its classes. It is no memory itself.
+
+    Raises:
+        DataError: When a class is in none of the sets or in two, or images or labels of two sets are not alike.
+    """
+    first = sets[0]
+    names = [name for ds in sets for name in ds.classes]
+    wanted = list(names if classes is None else classes)
+    wrong = next((name for name in wanted if names.count(name) != 1 or wanted.count(name) != 1), None)
+    if wrong is not None:
+        raise DataError(f"expected every class once, got {wrong!r} in {names.count(wrong)} of {len(sets)} sets")
+    for ds in sets:
+        if ds.labels.ndim != 1 or ds.images.shape[1:] != first.images.shape[1:] or not _same_transform(ds, first):
+            raise DataError(
+                f"expected sets with hard labels, one shape and one normalisation, got {ds.recipe.name} unlike "
+                f"{first.recipe.name}; distil them with the same data.zca and data.statistics"
+            )
+    of = {name: ds.images[ds.labels == i] for ds in sets for i, name in enumerate(ds.classes)}
+    labels = torch.arange(len(wanted)).repeat_interleave(torch.tensor([len(of[name]) for name in wanted]))
+    recipe = replace(first.recipe, classes=tuple(wanted))
+    images = torch.cat([of[name] for name in wanted])
+    return DistilledSet(images=images, labels=labels, recipe=recipe, preprocessing=first.preprocessing)
+
+
+def _same_transform(one: DistilledSet, other: DistilledSet) -> bool:
+    mine, theirs = one.preprocessing.to_tensors(), other.preprocessing.to_tensors()
+    same = mine.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in mine.items())
+    return same and one.preprocessing.to_json() == other.preprocessing.to_json()
 
 
 def artifact_folder(url: str) -> Folder:

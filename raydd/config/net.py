@@ -13,7 +13,6 @@ Norm = Literal["none", "batch", "layer", "instance", "group"]
 Activation = Literal["relu", "sigmoid", "leaky_relu", "swish"]
 Pooling = Literal["none", "max", "avg"]
 ImageNorm = Literal["none", "batch", "instance"]
-Init = Literal["torch", "xavier"]
 
 
 class AnyNetConfig(Section):
@@ -86,7 +85,6 @@ class LeNetConfig(AnyNetConfig):
     """LeNet-5 of DD and DC, with ReLU and max pooling."""
 
     name: Literal["lenet"] = "lenet"
-    init: Init = Field("torch", description="weights: torch as DC, xavier as DD")
 
 
 class AlexNetConfig(AnyNetConfig):
@@ -101,7 +99,6 @@ class AlexCifarNetConfig(AnyNetConfig):
     """AlexCifarNet of DD, with local response normalisation."""
 
     name: Literal["alexcifarnet"] = "alexcifarnet"
-    init: Init = Field("xavier", description="weights: xavier as DD, torch as DC")
 
 
 class VGG11Config(AnyNetConfig):

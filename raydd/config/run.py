@@ -14,7 +14,7 @@ from raydd.config.methods import MethodConfig, methods
 from raydd.config.net import NETS, NetConfig
 from raydd.errors import ConfigError
 
-PROTOCOLS = ("dc", "dsa", "frepo")
+PROTOCOLS = ("dc", "dd", "dsa", "frepo", "rtp")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -60,7 +60,7 @@ class EngineConfig(Section):
 class EvaluateConfig(Section):
     """How the distilled set is scored."""
 
-    protocol: Literal["dc", "dsa", "frepo"] | Auto = Field("auto", description="auto: the method's own")
+    protocol: Literal["dc", "dd", "dsa", "frepo", "rtp"] | Auto = Field("auto", description="auto: the method's own")
     nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
     sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")

@@ -16,6 +16,10 @@ QUICK = {
     "dc": {"rounds": 200, "real_batch": 64},
     "dsa": {"rounds": 200, "real_batch": 64},
     "dm": {"rounds": 200, "real_batch": 64},
+    "mmd": {"rounds": 200, "real_batch": 64},
+    "optimised": {"candidates": 5, "judges": 500},
+    "dd": {"ipc": 1, "rounds": 300, "inner_epochs": 10, "lr_inner": 0.1, "lr_syn": 0.05, "real_batch": 256},
+    "rtp": {"rounds": 100, "inner_steps": 20, "lr_net": 0.05, "lr_syn": 1.0, "real_batch": 16},
     "frepo": {"rounds": 200, "lr_syn": 5e-3, "real_batch": 256},
 }
 

@@ -62,9 +62,9 @@ class DistillWorker:
         """Do a round's slots."""
         return self._ready().advance(round, variables, slots)
 
-    def snapshot(self, variables: Arrays, checkpoint: str) -> None:
-        """Freeze the units and begin to write them in the background."""
-        self.written = self.writer.submit(self._ready().snapshot(variables, checkpoint))
+    def snapshot(self, variables: Arrays, checkpoint: str, units: Sequence[int]) -> None:
+        """Freeze units and begin to write them in the background."""
+        self.written = self.writer.submit(self._ready().snapshot(variables, checkpoint, units))
 
     @ray.method(concurrency_group="io")
     def snapshot_written(self, timeout_s: float) -> dict[str, Entry]:

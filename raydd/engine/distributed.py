@@ -95,12 +95,17 @@ class RayExecutor(Executor):
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
         actors = [hand.actor for hand in self.hands]
-        self._get([actor.snapshot.remote(variables, checkpoint) for actor in actors])
+        calls, written = [], set()
+        for actor, share in zip(actors, self._shares(), strict=True):
+            # Workers may hold the same unit; one of them writes it.
+            units = [unit for unit in units_of(share) if unit not in written]
+            written.update(units)
+            calls.append(actor.snapshot.remote(variables, checkpoint, units))
+        self._get(calls)
         timeout_s = self.engine.step_timeout_s
 
         def wait() -> dict[str, Entry]:
             parts = self._get([actor.snapshot_written.remote(timeout_s) for actor in actors])
-            # Two workers that hold the same unit have written the same bytes.
             return {name: entry for part in parts for name, entry in part.items()}
 
         return wait

@@ -133,7 +133,7 @@ class LocalExecutor(Executor):
 
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
-        return self._work.snapshot(variables, checkpoint)
+        return self._work.snapshot(variables, checkpoint, list(self._work.units))
 
     def recover(self) -> int:
         """See the base class."""

@@ -144,6 +144,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSe
     config, method = plan.config, plan.method
     tensors = {name: value.detach().contiguous() for name, value in method.distilled(variables).items()}
     facts = method.problem.facts
+    protocol = PROTOCOLS[config.method.default_protocol].on(facts.name)
     recipe = Recipe(
         name=config.name,
         method=config.method.name,
@@ -153,7 +154,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSe
         label_kind=method.labels.kind,
         label_convention=method.labels.convention,
         protocol=config.method.default_protocol,
-        augmentation=PROTOCOLS[config.method.default_protocol].operations(handwritten=facts.handwritten),
+        augmentation=protocol.operations(handwritten=facts.handwritten),
         transform=transform.to_json(),
         index_hash=plan.job.index_hash,
         rounds=config.method.rounds,

@@ -131,16 +131,17 @@ class Work:
         for unit in units:
             self.units[unit] = self.method.after_update(round, unit, self.units[unit], variables)
 
-    def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
-        """Return a function that writes this worker's units as they are now; it may run in another thread.
+    def snapshot(self, variables: Arrays, checkpoint: str, units: Sequence[int]) -> Callable[[], dict[str, Entry]]:
+        """Return a function that writes units as they are now; it may run in another thread.
 
         Args:
             variables: The variables at the start of the round that the checkpoint is named after.
             checkpoint: Its folder.
+            units: Which of this worker's units it is to write; others write the rest.
         """
         self._finish(to_tensors(variables, self.device))
         # No function changes a tensor it was given, so holding the dicts is a copy; a GPU's memory is left at once.
-        states = {unit: {key: value.cpu() for key, value in state.items()} for unit, state in self.units.items()}
+        states = {unit: {key: value.cpu() for key, value in self.units[unit].items()} for unit in units}
 
         def write() -> dict[str, Entry]:
             folder, entries = Folder(checkpoint), {}

@@ -5,7 +5,7 @@ What travels between processes is plain data with numpy arrays; real images are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +18,9 @@ from raydd.data.plan import EpochPlan, class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
+from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps, with_fixed
 from raydd.functional.train import train, train_on
+from raydd.functional.xavier import xavier_normal
 from raydd.nets import NetState, apply, build, initialise
 from raydd.seeding import derive, generator
 
@@ -44,6 +46,8 @@ class Shared:
         val_fraction: Share of the training split that was kept for selection, and is no part of the baselines.
         split_seed: What that split is keyed by.
         whole_epochs: Epochs of the training on the whole set.
+        random_counts: How many real images of each class the random baseline takes.
+        learned: What else was learned and decides a training: step sizes, and the network they are for.
     """
 
     seed: int
@@ -60,6 +64,8 @@ class Shared:
     val_fraction: float
     split_seed: int
     whole_epochs: int
+    random_counts: tuple[int, ...]
+    learned: dict[str, np.ndarray] = field(default_factory=dict)
 
     def preprocessing(self) -> Transform:
         """Return what makes real images comparable with the distilled ones."""
@@ -110,9 +116,12 @@ def accuracy(shared: Shared, item: Item) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     preprocessing = shared.preprocessing().to(device)
     module = build(net, (shared.images.shape[1], shared.images.shape[2], shared.images.shape[3]), len(shared.classes))
-    state = initialise(module, generator(seed, "net"), device).channels_last()
+    law = xavier_normal if protocol.init == "xavier" else initialise
+    state = law(module, generator(seed, "net"), device).channels_last()
     if item.of == "whole":
         state = _train_whole(shared, protocol, module, state, seed, preprocessing, device)
+    elif item.of == "distilled" and protocol.learned_steps:
+        state = _by_steps(shared, module, state, device)
     else:
         x, labels = _random(shared, seed, preprocessing, device) if item.of == "random" else _distilled(shared, device)
         y = protocol.targets(labels, len(shared.classes)).to(device)
@@ -126,12 +135,20 @@ def _distilled(shared: Shared, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(shared.images.copy()).to(device), torch.from_numpy(shared.labels.copy())
 
 
+def _by_steps(shared: Shared, module: nn.Module, state: NetState, device: torch.device) -> NetState:
+    learned = {name: torch.from_numpy(value.copy()) for name, value in shared.learned.items()}
+    fixed = {name.removeprefix(FIXED): value for name, value in learned.items() if name.startswith(FIXED)}
+    x, y = _distilled(shared, device)
+    state = with_fixed(state, fixed).channels_last()
+    return apply_steps(module, state, x, y.to(device), learned[STEP_SIZES])
+
+
 def _random(shared: Shared, seed: int, preprocessing: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw as many real images of each class as the distilled set has."""
+    """Draw as many real images of each class as the distilled set has, or stands for."""
     real = shared.real()
     picked = [
         class_batch(real.by_class[c], count, generator(seed, "random", c))
-        for c, count in enumerate(class_counts(shared.labels, len(shared.classes)))
+        for c, count in enumerate(shared.random_counts)
         if count
     ]
     ids = torch.cat(picked)

@@ -3,6 +3,9 @@
 dc     Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021. As dsa, but 300 epochs (and one more)
        without augmentation; on MNIST 1000, and every image is cropped, scaled or rotated. The authors' augmentation for
        networks with BatchNorm is left out, since here, as in their main tables, those are scored with instance norm.
+dd     Wang et al., "Dataset Distillation", 2018. Exactly the learned steps with the learned step sizes on networks drawn by
+       Xavier's normal law (or the one network that the set is for): `evaluate/steps.py`. Real images, which have no such
+       steps, are trained on for 300 epochs of SGD 0.01 with momentum 0.9.
 dsa    Zhao & Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021; also DM's. 1000 epochs
        and one more, as the authors' code counts them; SGD 0.01, momentum 0.9, weight decay 5e-4; the rate falls to a
        tenth at the end of epoch 1000 // 2 + 1, where the optimiser starts anew; batch 256, shuffled; cross entropy on
@@ -11,6 +14,9 @@ frepo  Zhou et al., "Dataset Distillation using Neural Feature Regression", Neur
        evaluation. Adam 3e-4, 500 updates of linear warm-up, then cosine to 1 %; number of updates by size of the set;
        batch min(n, 500) in the set's own order; half the summed squared error on soft labels; FRePo's augmentation; a
        network without norm.
+rtp    Deng & Russakovsky, "Remember the Past", NeurIPS 2022. 300 epochs over all recalled images, SGD 0.01, momentum 0.9,
+       no weight decay, no decay of the rate, batch 640; colour images are mirrored or rotated up to 15 degrees, one
+       operation a batch with parameters an image.
 
 Where the originals choose what they report on the test set (FRePo's best checkpoint), here nothing is chosen: what is
 scored is the set given and the last update of each network.
@@ -48,6 +54,9 @@ class Protocol:
         augmentation: Its operations, or None; `flip` is left out where mirroring changes the class.
         norms: What each norm of a network is replaced by.
         variants: What the protocol is instead on some data sets, by their names; see `on`.
+        learned_steps: A distilled set is trained on by exactly the steps that were learned with it; `training` is then for
+            what has no such steps, the baselines.
+        init: Whose law networks start by: their own, or DD's Xavier-normal one.
     """
 
     name: str
@@ -59,6 +68,8 @@ class Protocol:
     augmentation: str | None
     norms: dict[str, str]
     variants: dict[str, Protocol] = field(default_factory=dict)
+    learned_steps: bool = False
+    init: Literal["own", "xavier"] = "own"
 
     def on(self, data: str) -> Protocol:
         """Return the protocol as it is on a data set, named as in its index."""
@@ -182,4 +193,31 @@ FREPO = Protocol(
     augmentation="flip_color_crop_rotate_translate_cutout",
     norms=dict.fromkeys(("batch", "layer", "instance", "group"), "none"),
 )
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (DC, DSA, FREPO)}
+_RTP_PLAIN = Protocol(
+    name="rtp",
+    summary="RTP on digits and the like: 300 epochs, SGD 0.01, batch 640, no decay, no augmentation, hard labels",
+    training=TrainRecipe(optimiser="sgd", lr=0.01, momentum=0.9, epochs=300, batch=640),
+    labels="hard",
+    family="dsa",
+    augmentation=None,
+    norms={},
+)
+RTP = replace(
+    _RTP_PLAIN,
+    summary="RTP: 300 epochs, SGD 0.01, batch 640, no decay, mirrored or rotated images (not digits), hard labels",
+    augmentation="flip_rotate",
+    variants=dict.fromkeys(("digits", "mnist", "fashion-mnist", "svhn", "usps"), _RTP_PLAIN),
+)
+DD = Protocol(
+    name="dd",
+    summary="DD: exactly the learned steps with the learned step sizes, Xavier-normal networks, nothing else",
+    # As RTP's, but for the batch: the paper searches rate and epochs of its baselines, and does not name what it found.
+    training=TrainRecipe(optimiser="sgd", lr=0.01, momentum=0.9, epochs=300, batch=256),
+    labels="hard",
+    family="dsa",
+    augmentation=None,
+    norms={},
+    learned_steps=True,
+    init="xavier",
+)
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (DC, DD, DSA, FREPO, RTP)}

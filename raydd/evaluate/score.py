@@ -15,6 +15,7 @@ from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.items import Item, Shared, accuracy, class_counts, real_data
 from raydd.evaluate.protocols import PROTOCOLS
+from raydd.evaluate.steps import FIXED, STEP_SIZES
 from raydd.store import Folder
 
 BASELINES = ("random", "whole")
@@ -58,7 +59,8 @@ class Accuracy:
     """What networks of one kind score after training on one kind of set.
 
     Attributes:
-        of: `distilled`, `random` (real images at the same count per class, a new draw each repeat) or `whole`.
+        of: `distilled`, `random` (real images at the same count per class, a new draw each repeat; beside an addressed
+            memory as many as it takes the storage of) or `whole`.
         protocol: Name of the protocol.
         net: The network that was trained, as text that a config reads back.
         mean: Percent, over repeats.
@@ -144,11 +146,12 @@ def evaluate(
         For each network the distilled set's accuracy, then each baseline's.
 
     Raises:
-        ConfigError: For an unknown protocol, network or baseline, or a baseline without training shards.
+        ConfigError: For an unknown protocol, network or baseline, a baseline without training shards, or a protocol that
+            needs what the set does not have.
         DataError: When the shards lack classes of the set or hold images of another shape.
     """
     protocol = ds.recipe.protocol if protocol is None else protocol
-    _check_request(protocol, baselines, train)
+    _check_request(ds, protocol, baselines, train)
     if repeats < 1:
         return []
     index = load_index(Folder(test))
@@ -179,10 +182,15 @@ def evaluate(
     return [_accuracy(of, protocol, net, each[net, of], sizes[of]) for net, of in order if (net, of) in each]
 
 
-def _check_request(protocol: str, baselines: Sequence[str], train: str | None) -> None:
+def _check_request(ds: DistilledSet, protocol: str, baselines: Sequence[str], train: str | None) -> None:
     if protocol not in PROTOCOLS:
         raise ConfigError(
             f"the protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r} (see `raydd protocols`)"
+        )
+    if PROTOCOLS[protocol].learned_steps and STEP_SIZES not in ds.extras:
+        raise ConfigError(
+            f"the protocol {protocol} applies step sizes that were learned with the set, got a set of method "
+            f"{ds.recipe.method} without any; choose another of {', '.join(PROTOCOLS)}"
         )
     unknown = next((of for of in baselines if of not in BASELINES), None)
     if unknown is not None:
@@ -250,7 +258,20 @@ def _shared(
         val_fraction=float(data.get("val_fraction", 0.0)),
         split_seed=int(ds.recipe.config.get("seed", 0)),
         whole_epochs=whole_epochs,
+        random_counts=_random_counts(ds),
+        learned={
+            name: value.numpy()
+            for name, value in ds.extras.items()
+            if PROTOCOLS[protocol].learned_steps and (name == STEP_SIZES or name.startswith(FIXED))
+        },
     )
+
+
+def _random_counts(ds: DistilledSet) -> tuple[int, ...]:
+    """Return how many real images of each class a set is fairly compared with: its own, but an addressed memory's budget."""
+    counts = class_counts(ds.labels.numpy(), len(ds.classes))
+    ipc = ds.recipe.config.get("method", {}).get("ipc") if ds.is_memory else None
+    return tuple(counts) if ipc is None else (int(ipc),) * len(counts)
 
 
 def _size(ds: DistilledSet, shared: Shared, of: str) -> tuple[int, int]:
@@ -259,7 +280,7 @@ def _size(ds: DistilledSet, shared: Shared, of: str) -> tuple[int, int]:
         return len(ds), ds.storage_bytes
     counts = [int(count) for count in shared.real().counts]
     if of == "random":
-        counts = [min(pair) for pair in zip(counts, class_counts(shared.labels, len(counts)), strict=True)]
+        counts = [min(pair) for pair in zip(counts, shared.random_counts, strict=True)]
     return sum(counts), sum(counts) * (ds.images[0].numel() + 8)
 
 

@@ -147,7 +147,8 @@ class GradientMatching(Method[Matching], Generic[Matching]):
     def _loss(self, round: int, slot: Slot, label: int, x_syn: Tensor, x_real: Tensor, theta: NetState) -> Tensor:
         """Return the distance of a class's two gradients, with its tape back to the synthetic images."""
         if self.strategy is not None:
-            gen = self.problem.generator("augment", round, slot.unit or 0, label)
+            assert slot.unit is not None
+            gen = self.problem.generator("augment", round, slot.unit, label)
             params = dsa.draw(self.strategy, gen, None, self.problem.shape)
             x_real, x_syn = dsa.apply(x_real, params), dsa.apply(x_syn, params)
         g_real = self._gradient(theta, x_real, label, differentiable=False)

@@ -30,7 +30,7 @@ NETS: dict[str, str] = {
     "convnet": "ConvNet of DC, DSA and DM: blocks of 3x3 convolution, norm, activation, 2x2 pooling; constant width",
     "frepo_convnet": "ConvNet of FRePo: norm before the convolution and none in the first block; width doubles",
     "mlp": "MLP of DC: two hidden layers of 128 with ReLU",
-    "lenet": "LeNet-5 of DD and DC: ReLU, max pooling; PyTorch's or DD's initialisation",
+    "lenet": "LeNet-5 of DD and DC: ReLU, max pooling",
     "alexnet": "AlexNet of DC for small images, with batch norm its AlexNetBN; RTP's with instance norm and average pooling",
     "alexcifarnet": "AlexCifarNet of DD: two 5x5 convolutions with local response norm, Xavier initialisation",
     "vgg11": "VGG11 of DC with instance or batch norm, one linear layer on 512 features",

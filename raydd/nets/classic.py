@@ -47,10 +47,11 @@ class LeNet(BlockNet):
         ConfigError: Images are smaller than 16 pixels.
     """
 
+    init_law = "torch"
+
     def __init__(self, net: LeNetConfig, shape: Shape, num_classes: int):
         super().__init__()
         check_size(net, shape, 16)
-        self.init_law = net.init
         pad = pad28(shape)
         height, width = (((edge + 2 * pad - 4) // 2 - 4) // 2 for edge in shape[1:])
         convolutions = [nn.Conv2d(shape[0], 6, 5, padding=pad), relu(), nn.MaxPool2d(2)]
@@ -99,12 +100,13 @@ class AlexNet(BlockNet):
 class AlexCifarNet(BlockNet):
     """DD's network for CIFAR10, with local response normalisation: 1,756,426 parameters for 10 classes of 3x32x32.
 
-    Xavier-normal weights and zero biases, as in DD, unless `net.init` says otherwise. Arguments as in `raydd.nets.build`.
+    Xavier-normal weights and zero biases, as in DD. Arguments as in `raydd.nets.build`.
     """
+
+    init_law = "xavier"
 
     def __init__(self, net: AlexCifarNetConfig, shape: Shape, num_classes: int):
         super().__init__()
-        self.init_law = net.init
         height, width = ((edge + 3) // 4 for edge in shape[1:])  # twice halved, rounded up
         first = [nn.Conv2d(shape[0], 64, 5, padding=2), relu(), nn.MaxPool2d(3, 2, padding=1), _response()]
         second = [nn.Conv2d(64, 64, 5, padding=2), relu(), _response(), nn.MaxPool2d(3, 2, padding=1)]

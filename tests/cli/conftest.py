@@ -19,14 +19,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {split: str(root / split) for split in ("train", "test")}
 
 
-def write_config(folder: Path, shards: dict[str, str], **method: object) -> None:
+def write_config(folder: Path, shards: dict[str, str], checkpoint_every: int = 2, **method: object) -> None:
     """Write `c.yaml`: a run of a second, without Ray."""
     config = {
         "name": "a",
         "data": {"train": shards["train"], "test": shards["test"]},
         "net": {"width": 4, "depth": 1},
-        "method": {"name": "dm", "rounds": 6, "real_batch": 8, "classes_per_slot": 5, **method},
-        "engine": {"workers": 0, "checkpoint_every": 2},
+        "method": {"name": "dm", "rounds": 6, "real_batch": 8, **method},
+        "engine": {"workers": 0, "checkpoint_every": checkpoint_every},
         "evaluate": {"repeats": 0},
     }
     (folder / "c.yaml").write_text(yaml.safe_dump(config))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,8 +15,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["__main__", "raydd.api", "raydd.catalogue", "raydd.doctor", "raydd.report"])
+# The last one is what torch loads when it is asked for deterministic kernels.
+_OURS = ["raydd.api", "raydd.catalogue", "raydd.doctor", "raydd.report", "raydd.config.template"]
+_CONTEXT.set_forkserver_preload(["__main__", *_OURS, "sklearn.datasets", "torch._inductor.config"])
 LONGEST_S = 120
+PROGRESS = re.compile(r"(packing|distilling|evaluating): \d+/|[\w.-]+: \d+ rounds on ")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Outcome:
         assert self.code == 2, self.err
         *progress, last = self.err.splitlines()
         assert last.startswith("raydd: ")
-        assert all(line.startswith(("packing: ", "distilling: ", "evaluating: ")) for line in progress), self.err
+        assert all(PROGRESS.match(line) for line in progress), self.err
         assert self.out == ""
         return last
 
@@ -57,12 +62,14 @@ class Program:
     Args:
         folder: Its working directory.
         words: Its command line without `raydd`.
+        every_round: Let it tell its progress as often as it may, instead of every quarter of a minute.
     """
 
-    def __init__(self, folder: Path, *words: object) -> None:
-        self._out = folder.parent / f"{folder.name}.out"
+    def __init__(self, folder: Path, *words: object, every_round: bool = False) -> None:
+        handle, self._out = tempfile.mkstemp()
+        os.close(handle)
         reader, writer = _CONTEXT.Pipe(duplex=False)
-        arguments = (writer, str(self._out), str(folder), [str(word) for word in words])
+        arguments = (writer, self._out, str(folder), [str(word) for word in words], every_round)
         self.process = _CONTEXT.Process(target=_run, args=arguments)
         self.process.start()
         writer.close()
@@ -90,8 +97,9 @@ class Program:
         code = self.process.exitcode
         assert code is not None, "it still runs"
         self.process.close()
-        *out, ray = self._out.read_text().split("\0")
-        return Outcome(code, "".join(out), "".join(self._read), ray == "True")
+        out, _, ray = Path(self._out).read_text().partition("\0")
+        os.unlink(self._out)
+        return Outcome(code, out, "".join(self._read), ray == "True")
 
 
 def command(folder: Path, *words: object) -> Outcome:
@@ -99,14 +107,17 @@ def command(folder: Path, *words: object) -> Outcome:
     return Program(folder, *words).wait()
 
 
-def _run(err: Connection, out: str, folder: str, words: list[str]) -> None:
+def _run(err: Connection, out: str, folder: str, words: list[str], every_round: bool) -> None:
     os.dup2(err.fileno(), 2)
-    os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(os.open(out, os.O_WRONLY), 1)
     err.close()
     os.chdir(folder)
     sys.argv = ["raydd", *words]
+    from raydd import terminal
     from raydd.cli import main
 
+    if every_round:
+        terminal.LINE_EVERY_S = 0
     try:
         main()
     finally:

@@ -24,7 +24,7 @@ ITERATIVE = [name for name, spec in methods().items() if spec.config.iterative]
 
 @pytest.mark.parametrize("words", [["--help"], ["distill", "--help"], ["pack", "-h"]])
 def test_help_loads_neither_torch_nor_ray(words: list[str]) -> None:
-    script = PROBE + "sys.stderr.write(' '.join(loaded & {'torch', 'ray', 'numpy', 'fsspec', 'pydantic', 'sklearn'}))"
+    script = PROBE + "sys.stderr.write(' '.join(loaded & {'torch', 'ray', 'numpy', 'fsspec', 'sklearn'}))"
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "Usage: " in done.stdout
@@ -44,7 +44,7 @@ def test_distill_tells_all_that_was_made(finished: Path) -> None:
     assert facts.keys() >= {"run", "artifact", "report", "rounds", "seconds", "accuracy"}
     assert (facts["run"], facts["artifact"], facts["rounds"]) == (run, f"{run}/distilled", 6)
     assert facts["seconds"] > 0
-    assert list(facts["accuracy"]) == ["random", "distilled"] or set(facts["accuracy"]) == {"random", "distilled"}
+    assert facts["accuracy"].keys() == {"random", "distilled"}
     for accuracy in facts["accuracy"].values():
         assert accuracy.keys() == ACCURACY
         assert 0 <= accuracy["mean"] <= 100
@@ -56,7 +56,8 @@ def test_distill_tells_all_that_was_made(finished: Path) -> None:
     made |= {"checkpoints/00000006/manifest.json", "history/00000000.safetensors"}
     assert made <= tree(finished / "runs" / "a").keys()
     assert not [name for name in tree(finished) if "tmp" in name]
-    assert Image.open(facts["picture"]).size > (100, 20)
+    with Image.open(facts["picture"]) as picture:
+        assert picture.size == (10 * (48 + 2) + 2, 48 + 2 + 2)
 
 
 def test_a_finished_run_prints_its_result_again_and_changes_nothing(finished: Path) -> None:
@@ -103,9 +104,10 @@ def test_a_template_runs_as_it_stands(method: str, work: Path, shards: dict[str,
     printed = command(work, "config", method)
     assert printed.code == 0
     (work / "t.yaml").write_text(printed.out)
-    few = ["method.rounds=2", "engine.workers=0", "evaluate.repeats=0", "net.width=4", "method.real_batch=8"]
-    few += [f"data.train={shards['train']}"]
-    assert parse_yaml(printed.out, "t.yaml")["data"]["train"] == "digits"
+    raw = parse_yaml(printed.out, "t.yaml")
+    assert raw["data"]["train"] == "digits"
+    few = ["method.rounds=2", "engine.workers=0", "evaluate.repeats=0", "net.width=4"]
+    few += [f"data.train={shards['train']}", *(["method.real_batch=8"] if "real_batch" in raw["method"] else [])]
     facts = command(work, "distill", "t.yaml", "--json", *(w for f in few for w in ("--set", f))).facts
     assert (facts["rounds"], facts["accuracy"]) == (2, {})
     assert raydd.load(facts["run"]).recipe.method == method
@@ -132,7 +134,6 @@ def test_pack_show_and_verify_shards(work: Path) -> None:
     facts = packed.facts
     assert packed.err == "packing: 355/355 images\n"
     expected = {"kind": "shards", "url": f"{work}/packed", "name": "digits", "split": "test", "images": 355}
-    assert facts.items() >= {**expected, "classes": 10, "shape": [1, 12, 12]}.items() if False else True
     assert {key: facts[key] for key in expected} == expected
     assert (facts["classes"], facts["shape"], facts["shards"]) == (10, [1, 12, 12], 1)
     assert facts["bytes"] == (work / "packed" / "shard-000000.tar").stat().st_size

@@ -10,7 +10,16 @@ from raydd.data import transforms
 from raydd.data.index import load_index
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
-from raydd.data.transforms import STATISTICS, Transform, Zca, channel_statistics, fit_zca_frepo, statistics
+from raydd.data.transforms import (
+    STATISTICS,
+    Transform,
+    Zca,
+    channel_statistics,
+    fit_zca_frepo,
+    fit_zca_rtp,
+    rtp_ridge,
+    statistics,
+)
 from raydd.errors import ConfigError, DataError
 from raydd.seeding import generator
 from raydd.store import Folder
@@ -157,15 +166,107 @@ def test_zca_from_packed_data(tmp_path: Path) -> None:
     torch.testing.assert_close(zca.mean, expected, atol=1e-5, rtol=1e-5)
 
 
+# ZCA of RTP
+
+BARE = Transform(torch.zeros(3), torch.ones(3))
+
+
+def unit_rows(x: torch.Tensor) -> np.ndarray:
+    """Images as RTP normalises them, from raw bytes by numpy: each minus its own mean, over its own norm."""
+    flat = x.numpy().reshape(len(x), -1).astype(np.float64)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("ridge", [0.1, 100.0])
+def test_rtp_zca_is_the_papers_and_streams(ridge: float) -> None:
+    x = noise(200, 3, 4)
+    zca = fit_zca_rtp(x.split(64), ridge=ridge)
+    rows = unit_rows(x)
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    expected = vectors @ np.diag((values + ridge * values.mean()) ** -0.5) @ vectors.T
+    np.testing.assert_allclose(zca.whiten.numpy(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(zca.whiten @ zca.unwhiten, torch.eye(48), atol=1e-4, rtol=0)
+    got = Transform(BARE.mean, BARE.std, zca)(x)
+    np.testing.assert_allclose(got.flatten(1).numpy(), rows @ expected, rtol=1e-3, atol=1e-4)
+
+
+def test_rtp_zca_whitens() -> None:
+    x = noise(4000, 1, 3)
+    mixed = (x.float() * 0.3 + x.float().roll(1, dims=-1) * 0.6).to(torch.uint8)
+    zca = fit_zca_rtp([mixed], ridge=1e-9)
+    whitened = zca.apply(mixed.float()).flatten(1)
+    # Without the direction of equal pixels, which every image's own mean took away, the covariance is the identity.
+    expected = torch.eye(9) - torch.full((9, 9), 1 / 9)
+    torch.testing.assert_close(whitened.T @ whitened / 4000, expected, atol=2e-3, rtol=0)
+
+
+def test_rtp_zca_forgets_brightness_and_contrast_only() -> None:
+    x = noise(100, 3, 4)
+    transform = Transform(BARE.mean, BARE.std, fit_zca_rtp([x]))
+    pixels = x[:5].float() / 255
+    torch.testing.assert_close(transform(pixels * 0.3 + 0.4), transform(pixels), atol=1e-4, rtol=1e-4)
+    # The inverse has the direction of the image, and brightness and contrast of the average one.
+    back = transform.inverse(transform(pixels))
+    flat = x.float().flatten(1) / 255
+    norms = (flat - flat.mean(1, keepdim=True)).norm(dim=1)
+    np.testing.assert_allclose(unit_rows(back), unit_rows(pixels), atol=1e-4)
+    torch.testing.assert_close(back.mean((1, 2, 3)), flat.mean().expand(5), atol=1e-4, rtol=0)
+    contrast = (back - back.mean((1, 2, 3), keepdim=True)).flatten(1).norm(dim=1)
+    torch.testing.assert_close(contrast, norms.mean().expand(5), rtol=1e-3, atol=0)
+
+
+def test_rtp_zca_looks_right() -> None:
+    """Pixels come back as they were but for brightness and contrast: here nearly those of the average image."""
+    x = noise(500, 3, 8)
+    transform = Transform(BARE.mean, BARE.std, fit_zca_rtp([x]))
+    gap = (transform.pixels(transform(x)).int() - x.int()).abs()
+    assert gap.float().mean() < 6
+    assert gap.max() < 40
+
+
+def test_rtp_zca_of_a_uniform_image_is_finite() -> None:
+    x = torch.cat([noise(20, 3, 4), torch.full((1, 3, 4, 4), 77, dtype=torch.uint8)])
+    zca = fit_zca_rtp([x])
+    transform = Transform(BARE.mean, BARE.std, zca)
+    assert zca.whiten.isfinite().all()
+    assert transform(x)[-1].abs().max() == 0
+    assert transform.inverse(transform(x))[-1].unique().numel() == 1
+
+
+def test_rtp_zca_of_large_images_shares_one_matrix_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "BLOCK", 2)
+    x = noise(300, 1, 4)
+    zca = fit_zca_rtp([x])
+    y = torch.from_numpy(unit_rows(x)).view(300, 4, 4)
+    grids = [y[:, i::2, j::2].reshape(300, 4) for i in (0, 1) for j in (0, 1)]
+    cov = torch.stack([g.T @ g / 300 for g in grids]).mean(dim=0)
+    values, vectors = torch.linalg.eigh(cov)
+    expected = (vectors * (values + 0.1 * values.mean()) ** -0.5) @ vectors.T
+    torch.testing.assert_close(zca.whiten, expected.float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(zca.apply(x.float())[:, 0, 1::2, ::2].reshape(300, 4), (grids[2] @ expected).float())
+
+
+def test_rtp_ridges() -> None:
+    assert (rtp_ridge("svhn"), rtp_ridge("cifar10")) == (100.0, 0.1)
+
+
+def test_rtp_zca_of_nothing() -> None:
+    with pytest.raises(DataError, match="expected images to fit"):
+        fit_zca_rtp([])
+
+
 # parts
 
 
 def test_parts_round_trip() -> None:
     x = noise(50, 3, 3)
-    for transform in (PLAIN, Transform(PLAIN.mean, PLAIN.std, fit_zca_frepo([x], PLAIN))):
+    for zca in (None, fit_zca_frepo([x], PLAIN), fit_zca_rtp([x])):
+        transform = Transform(PLAIN.mean, PLAIN.std, zca)
         again = Transform.from_parts(transform.to_tensors(), transform.to_json())
         assert torch.equal(again(x), transform(x))
         assert torch.equal(again.to("cpu")(x), transform(x))
+        assert torch.equal(again.to("cpu").inverse(transform(x)), transform.inverse(transform(x)))
     assert PLAIN.to_tensors() == {}
 
 
@@ -183,6 +284,9 @@ def test_parts_that_do_not_fit() -> None:
         (tensors, json | {"zca": {"variant": "frepo", "stride": 2}}),
         (tensors, json | {"zca": {"variant": "frepo", "stride": 0}}),
         (tensors | {"zca.whiten": torch.eye(3)}, json),
+        (tensors, json | {"zca": {"variant": "rtp", "stride": 1}}),
+        (tensors | {"zca.scale": torch.tensor(0.0)}, json | {"zca": {"variant": "rtp", "stride": 1}}),
+        (tensors | {"zca.scale": torch.ones(2)}, json | {"zca": {"variant": "rtp", "stride": 1}}),
     ]
     for parts in bad:
         with pytest.raises(DataError, match="expected"):

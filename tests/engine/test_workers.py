@@ -52,5 +52,7 @@ def test_evaluation_does_not_depend_on_workers(digits: str, tmp_path: Path, ray_
 
 def test_worker_larger_than_any_node_is_refused(digits: str, tmp_path: Path, ray_address: str) -> None:
     config = toy("dm", digits, str(tmp_path), workers=1, engine__gpus_per_worker=1000)
-    with pytest.raises(ConfigError, match=r"engine.gpus_per_worker must be <= \d+, the GPUs of the largest node .* got 1000"):
+    with pytest.raises(
+        ConfigError, match=r"engine.gpus_per_worker must be <= \d+, the GPUs of the largest node .* got 1000"
+    ):
         raydd.distill(config)

@@ -23,6 +23,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "max_online_updates": 4,
         "lr_net": 1e-2,
     },
+    # 10 slots: 5 blocks of classes times 2 networks, which live on all workers; checkpoints fall into an outer iteration.
+    "dc": {
+        "name": "dc",
+        "ipc": 2,
+        "rounds": 12,
+        "real_batch": 8,
+        "classes_per_slot": 2,
+        "nets_per_round": 2,
+        "outer_loop": 3,
+        "inner_loop": 2,
+    },
 }
 
 

@@ -9,7 +9,7 @@ from raydd import config
 from raydd.augment import dsa, frepo
 from raydd.config import NETS
 from raydd.evaluate import PROTOCOLS
-from raydd.evaluate.protocols import DSA, FREPO
+from raydd.evaluate.protocols import DC, DD, DSA, FREPO, RTP
 
 
 def test_every_protocol_a_config_may_name_is_there():
@@ -30,6 +30,24 @@ def test_dsa_trains_1001_epochs_and_drops_the_rate_once():
 def test_dsa_takes_a_small_set_as_one_batch():
     recipe = DSA.recipe(10)
     assert (recipe.batch, recipe.num_updates(10)) == (10, 1001)
+
+
+@pytest.mark.parametrize(("data", "epochs"), [("cifar10", 300), ("fashion-mnist", 300), ("mnist", 1000)])
+def test_dc_trains_longer_on_mnist_where_it_augments(data: str, epochs: int):
+    protocol = DC.on(data)
+    recipe = protocol.recipe(100)
+    # As the authors count: epochs 0 to E, the rate falling at the end of epoch E // 2 + 1.
+    assert (recipe.num_updates(100), recipe.drop_step(100)) == (epochs + 1, epochs // 2 + 2)
+    assert [recipe.lr_at(step, 100) for step in (0, epochs)] == pytest.approx([0.01, 0.001])
+    assert (recipe.momentum, recipe.weight_decay, recipe.loss) == (0.9, 5e-4, "cross_entropy")
+    operations = protocol.operations(handwritten=True)
+    assert operations == ("dc:crop_scale_rotate" if data == "mnist" else None)
+    assert (protocol.augment(handwritten=True) is None) == (data != "mnist")
+    assert protocol.net(NETS["convnet"](norm="batch")).norm == "instance"
+
+
+def test_a_protocol_without_variants_is_the_same_on_all_data():
+    assert all(DSA.on(data) is DSA for data in ("mnist", "cifar10"))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +87,28 @@ def test_frepo_warms_up_then_falls_to_one_percent():
     assert recipe.lr_at(1250, 100) == pytest.approx(3e-4 * 0.505)
     assert recipe.lr_at(2000, 100) == pytest.approx(3e-6)
     assert (recipe.optimiser, recipe.loss, recipe.weight_decay) == ("adam", "mse", 0.0)
+
+
+def test_rtp_trains_300_epochs_without_decay():
+    recipe = RTP.recipe(1150)
+    # 1150 images in batches of 640 are 2 updates an epoch.
+    assert (recipe.batch, recipe.num_updates(1150), recipe.shuffle) == (640, 600, True)
+    assert {recipe.lr_at(step, 1150) for step in range(600)} == {0.01}
+    assert (recipe.optimiser, recipe.momentum, recipe.weight_decay, recipe.loss) == ("sgd", 0.9, 0.0, "cross_entropy")
+
+
+@pytest.mark.parametrize(
+    ("data", "operations"),
+    [("cifar10", "dsa:flip_rotate"), ("tiny-imagenet", "dsa:flip_rotate"), ("mnist", None), ("svhn", None)],
+)
+def test_rtp_augments_what_may_be_mirrored(data: str, operations: str | None):
+    assert RTP.on(data).operations(handwritten=operations is None) == operations
+    assert RTP.on(data).training == RTP.training
+
+
+def test_dd_learns_by_the_learned_steps_alone():
+    assert (DD.learned_steps, DD.init, DD.augmentation) == (True, "xavier", None)
+    assert not any(protocol.learned_steps or protocol.init != "own" for protocol in (DC, DSA, FREPO, RTP))
 
 
 @pytest.mark.parametrize("protocol", [DSA, FREPO], ids=lambda p: p.name)
@@ -116,6 +156,7 @@ def test_handwriting_is_never_mirrored(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("protocol", [DSA, FREPO], ids=lambda p: p.name)
 def test_augmentation_keeps_shape_and_is_keyed(protocol):
     augment = protocol.augment(handwritten=False)
+    assert augment is not None
     x = torch.rand(3, 1, 12, 12, generator=torch.Generator().manual_seed(0))
     first, again = (augment(x, torch.Generator().manual_seed(5)) for _ in range(2))
     assert first.shape == x.shape

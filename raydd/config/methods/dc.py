@@ -8,7 +8,7 @@ from pydantic import Field
 
 from raydd.config.base import Auto, DataFacts
 from raydd.config.methods.base import MethodConfig
-from raydd.config.methods.dm import DSA_STRATEGY
+from raydd.config.methods.dm import DSA_STRATEGY, Strategy
 from raydd.errors import ConfigError
 
 # The authors' steps of S and epochs of the network between two of them, by ipc.
@@ -84,7 +84,9 @@ class DSAConfig(GradientMatchingConfig):
 
     name: Literal["dsa"] = "dsa"
     init: Literal["real", "noise"] = "real"
-    augment: str | Auto | None = Field("auto", description="DSA strategy; auto: all six, no flip on digits; null: none")
+    augment: Strategy | Auto | None = Field(
+        "auto", description="DSA strategy; auto: all six, no flip on digits; null: none"
+    )
 
     def resolved(self, facts: DataFacts) -> Self:
         """Fill the augmentation as well; see the base class."""

@@ -1,10 +1,10 @@
-"""Config of DM."""
+"""Configs of DM, and of its form in the space of pixels."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from raydd.config.base import Auto, DataFacts
 from raydd.config.methods.base import MethodConfig
@@ -13,10 +13,20 @@ from raydd.errors import ConfigError
 DSA_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
 
-class DMConfig(MethodConfig):
-    """Distribution matching (Zhao and Bilen, WACV 2023)."""
+def _check_strategy(strategy: str) -> str:
+    known = DSA_STRATEGY.split("_")
+    if not set(strategy.split("_")) <= set(known):
+        raise ValueError(f"must be one or more of {', '.join(known)}, joined by '_'")
+    return strategy
 
-    name: Literal["dm"] = "dm"
+
+Strategy = Annotated[str, AfterValidator(_check_strategy)]
+
+
+class MeanMatchingConfig(MethodConfig):
+    """What DM and its form in the space of pixels have in common."""
+
+    name: str
     rounds: int = Field(20_000, ge=1, description="updates of the synthetic images")
     init: Literal["real", "noise"] = "real"
     lr_syn: float = Field(1.0, gt=0, description="SGD's rate on the images")
@@ -25,7 +35,9 @@ class DMConfig(MethodConfig):
     classes_per_slot: int | Literal["all"] = Field(
         10, description="classes of one slot, the unit that a worker is dealt"
     )
-    augment: str | Auto | None = Field("auto", description="DSA strategy; auto: all six, no flip on digits; null: none")
+    augment: Strategy | Auto | None = Field(
+        "auto", description="DSA strategy; auto: all six, no flip on digits; null: none"
+    )
 
     def resolved(self, facts: DataFacts) -> Self:
         """Fill the augmentation; see the base class."""
@@ -36,3 +48,16 @@ class DMConfig(MethodConfig):
         if self.augment == "auto":
             update["augment"] = DSA_STRATEGY.replace("flip_", "") if facts.handwritten else DSA_STRATEGY
         return self.model_copy(update=update)
+
+
+class DMConfig(MeanMatchingConfig):
+    """Distribution matching (Zhao and Bilen, WACV 2023)."""
+
+    name: Literal["dm"] = "dm"
+
+
+class MMDConfig(MeanMatchingConfig):
+    """Matching of mean images: DM with pixels as features (its supplement's baseline, MMD with a linear kernel)."""
+
+    name: Literal["mmd"] = "mmd"
+    lr_syn: float = Field(0.1, gt=0, description="SGD's rate on the images")

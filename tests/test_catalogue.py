@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydd.catalogue import kind_of, problems, pull, runs, show
+from raydd.data.pack import pack
+from raydd.distilled import DistilledSet
+from raydd.doctor import examine
+from raydd.errors import DataError, IntegrityError
+from raydd.evaluate import Accuracy
+from raydd.store import Folder, commit
+from tests.data.makers import pixels, tree, write_folder
+from tests.sets import large_zca, make_set, random_pixels
+
+
+def make_run(run: Folder, *, store: Folder | None = None, done: bool = True) -> None:
+    """A run's folder as the engine leaves it, with a whitening in the store."""
+    run.write("config.yaml", b"name: a\n")
+    for round in (4, 8):
+        files = {"variables.safetensors": b"v" * round, "state.safetensors": b"s" * round}
+        commit(run.folder("checkpoints", f"{round:08d}"), files, meta={"round": round})
+    run.write("checkpoints/00000012/variables.safetensors", b"half written")
+    status = {"state": "finished" if done else "running", "round": 8, "rounds": 10, "rounds_per_second": 2.0}
+    run.write_json("status.json", {**status, "workers": 2, "last_checkpoint": 8, "faults": 0})
+    if done:
+        transforms = run.parent.folder("transforms") if store is None else store
+        make_set(size=16, zca=large_zca()).save(run.folder("distilled"), transforms=transforms)
+        run.write_json("evaluation.json", {"results": [score("distilled", 83.256), score("random", 55.0)]})
+
+
+def score(of: str, mean: float) -> dict:
+    fields = {"protocol": "dsa", "net": "convnet", "std": 1.0, "repeats": 1, "each": [mean]}
+    return Accuracy(of=of, mean=mean, images=10, storage_bytes=100, **fields).to_json()
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path / "runs") if request.param == "disk" else f"memory://{secrets.token_hex(6)}/runs")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Folder:
+    write_folder(tmp_path / "images", {name: [pixels(i, 8, 8, 3) for i in range(4)] for name in ("cat", "dog")})
+    pack(f"folder:{tmp_path / 'images'}", str(tmp_path / "shards"))
+    return Folder(str(tmp_path / "shards"))
+
+
+def test_runs_of_a_store(store: Folder) -> None:
+    make_run(store.folder("b"))
+    make_run(store.folder("a"), done=False)
+    store.folder("c").write("config.yaml", b"")
+    store.folder("other").write("notes.txt", b"")
+    listed = list(runs(store.url))
+    assert [(run["name"], run["state"]) for run in listed] == [("a", "running"), ("b", "finished"), ("c", "starting")]
+    assert listed[1]["accuracy"] == {"random": 55.0, "distilled": 83.26}
+    assert list(runs(store.folder("none").url)) == []
+
+
+def test_what_a_url_holds(store: Folder, shards: Folder) -> None:
+    make_run(store.folder("a"))
+    assert kind_of(store.folder("a").url) == "run"
+    assert kind_of(store.folder("a", "distilled").url) == "set"
+    assert kind_of(shards.url) == "shards"
+    with pytest.raises(DataError, match=r"expected a run, a distilled set or packed shards at .*, got none of them"):
+        kind_of(store.url)
+
+
+def test_show(store: Folder, shards: Folder) -> None:
+    make_run(store.folder("a"))
+    run = show(store.folder("a").url)
+    assert (run["kind"], run["url"], run["round"], run["workers"]) == ("run", store.folder("a").url, 8, 2)
+    artifact = show(store.folder("a", "distilled").url)
+    assert (artifact["kind"], artifact["name"], artifact["method"], artifact["rounds"]) == ("set", "made", "frepo", 10)
+    assert (artifact["images"], artifact["labels"]) == ([8, 3, 16, 16], "soft: as made")
+    assert artifact["storage_bytes"] == 8 * 3 * 256 * 4 + 8 * 4 * 4
+    packed = show(shards.url)
+    assert (packed["images"], packed["classes"], packed["shape"], packed["shards"]) == (8, 2, [3, 8, 8], 1)
+    assert packed["bytes"] == shards.size("shard-000000.tar")
+
+
+def test_everything_that_is_whole(store: Folder, shards: Folder) -> None:
+    make_run(store.folder("a"))
+    make_run(store.folder("going"), done=False)
+    for url in (store.folder("a").url, store.folder("a", "distilled").url, store.folder("going").url, shards.url):
+        assert problems(url) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/00000004/variables.safetensors", "checkpoints/00000008/manifest.json", "distilled/preview.png"]
+    + ["distilled/data.safetensors", "distilled/manifest.json"],
+)
+@pytest.mark.parametrize("damage", ["altered", "truncated", "missing"])
+def test_everything_that_is_not_whole_is_named(name: str, damage: str, tmp_path: Path) -> None:
+    run = Folder(str(tmp_path / "runs/a"))
+    make_run(run)
+    file = tmp_path / "runs/a" / name
+    data = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-3] if damage == "truncated" else bytes([data[0] ^ 1]) + data[1:])
+    if (name, damage) == ("checkpoints/00000008/manifest.json", "missing"):
+        assert problems(run.url) == [], "a checkpoint without a manifest does not exist"
+        return
+    (problem,) = problems(run.url)
+    assert str(file) in problem
+    assert "\n" not in problem
+
+
+def test_a_missing_or_altered_whitening_is_a_problem_of_its_run(tmp_path: Path) -> None:
+    run = Folder(str(tmp_path / "runs/a"))
+    make_run(run)
+    (file,) = (tmp_path / "runs/transforms").iterdir()
+    file.write_bytes(b"")
+    (problem,) = problems(run.url)
+    assert f"{file} was altered" in problem
+    file.unlink()
+    (problem,) = problems(run.url)
+    assert f"{file.name} of {run.url}/distilled is missing" in problem
+
+
+def test_altered_shards_are_named_each(shards: Folder, tmp_path: Path) -> None:
+    (tmp_path / "shards/shard-000000.tar").write_bytes(b"")
+    (problem,) = problems(shards.url)
+    assert problem.startswith(f"{shards.url}/shard-000000.tar: expected ")
+
+
+def test_a_pulled_set_stands_alone(store: Folder, tmp_path: Path) -> None:
+    make_run(store.folder("a"))
+    copy = pull(store.folder("a").url, str(tmp_path / "here/copy"))
+    assert copy == str(tmp_path / "here/copy")
+    store.delete(*store.list())
+    again = DistilledSet.load(copy)
+    assert torch.equal(again.pixels(), random_pixels(8, 3, 16))
+    assert problems(copy) == []
+    assert pull(copy, str(tmp_path / "again")) == str(tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(tmp_path / "here/copy")
+    (name,) = [name for name in tree(tmp_path / "again") if name.startswith("transforms/")]
+    (tmp_path / "again" / name).write_bytes(b"x")
+    with pytest.raises(IntegrityError, match=name):
+        pull(str(tmp_path / "again"), str(tmp_path / "third"))
+    assert not (tmp_path / "third").exists()
+
+
+def test_pulling_to_the_top_of_a_bucket(tmp_path: Path) -> None:
+    make_run(Folder(str(tmp_path / "runs/a")))
+    bucket = f"memory://{secrets.token_hex(6)}"
+    assert pull(str(tmp_path / "runs/a"), bucket) == bucket
+    assert torch.equal(DistilledSet.load(bucket).pixels(), random_pixels(8, 3, 16))
+
+
+def test_what_lies_at_the_destination_is_left_alone(tmp_path: Path) -> None:
+    make_run(Folder(str(tmp_path / "runs/a")))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("x")
+    with pytest.raises(
+        DataError, match=r"expected an empty folder or a distilled set at .*/mine, got other files; choose"
+    ):
+        pull(str(tmp_path / "runs/a"), str(tmp_path / "mine"))
+    assert tree(tmp_path / "mine") == {"notes.txt": b"x"}
+
+
+def test_a_damaged_set_is_not_pulled(tmp_path: Path) -> None:
+    make_run(Folder(str(tmp_path / "runs/a")))
+    file = tmp_path / "runs/a/distilled/README.md"
+    file.write_text(file.read_text() + "and more")
+    with pytest.raises(IntegrityError, match=str(file)):
+        pull(str(tmp_path / "runs/a"), str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_doctor_touches_a_store_and_leaves_nothing(store: Folder, tmp_path: Path) -> None:
+    findings = {what: (good, detail) for what, good, detail in examine(store.url)}
+    assert findings["store"] == (True, f"{store.url}: write, read, list, create-if-absent, delete")
+    assert store.list() == []
+    (tmp_path / "file").write_text("")
+    ill = {what: (good, detail) for what, good, detail in examine(str(tmp_path / "file/runs"))}
+    assert not ill["store"][0]
+    assert "Not a directory" in ill["store"][1]
+    assert "store" not in {what for what, _, _ in examine(None)}
