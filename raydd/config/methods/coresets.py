@@ -12,6 +12,8 @@ from raydd.config.methods.base import MethodConfig
 class CoresetConfig(MethodConfig):
     """What is chosen at once, without rounds."""
 
+    # The published accuracies of coresets are the DC paper's.
+    default_protocol: ClassVar[str] = "dc"
     iterative: ClassVar[bool] = False
 
     name: str
