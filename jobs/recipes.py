@@ -1,6 +1,6 @@
 """Write the papers' recipes under jobs/configs/, one file for every cell of their main tables, from the tables below.
 
-`python jobs/recipes.py` writes them; `python jobs/recipes.py --check` fails where a file is not what the tables say. What a recipe
+`python jobs/recipes.py` writes them; with `--check` it fails where a file is not what the tables say. What a recipe
 leaves out is the method's own default, which is the paper's.
 """
 
@@ -48,20 +48,27 @@ DATASETS = {
     "cub-200": Dataset("folder:data/cub-200", size=32),
 }
 CORESETS = ("random", "herding", "kcenter", "forgetting")
+
+
+def cells(ipcs: tuple[int, ...], *methods: str) -> dict[str, tuple[int, ...]]:
+    """Return the same images per class for several methods."""
+    return dict.fromkeys(methods, ipcs)
+
+
+LEARNED = ("dc", "dsa", "dm", "frepo", "rtp")
+DD_TABLE = cells((10,), "dd", "kmeans", "optimised") | cells((1,), "average")
 # Which cells the papers' main tables have: data set -> method -> images per class.
 CELLS: dict[str, dict[str, tuple[int, ...]]] = {
-    "mnist": {"dd": (10,), **dict.fromkeys(("dc", "dsa", "dm", "frepo", "rtp", *CORESETS), IPCS)}
-    | {"kmeans": (10,), "average": (1,), "optimised": (10,)},
-    "fashion-mnist": dict.fromkeys(("dc", "dsa", "dm", "frepo", "rtp", *CORESETS), IPCS),
-    "svhn": dict.fromkeys(("dc", "dsa", "rtp", *CORESETS), IPCS),
-    "cifar10": {"dd": (10,), **dict.fromkeys(("dc", "dsa", "dm", "frepo", "rtp", "mmd", *CORESETS), IPCS)}
-    | {"kmeans": (10,), "average": (1,), "optimised": (10,)},
-    "cifar100": {"dc": (1, 10), "dsa": IPCS, "dm": IPCS, "frepo": IPCS, "rtp": (1, 10)},
-    "tiny-imagenet": {"dsa": (1,), "dm": IPCS, "frepo": (1, 10), "rtp": (1,)},
-    "imagenette": {"frepo": (1, 10)},
-    "imagewoof": {"frepo": (1, 10)},
-    "imagenet": {"frepo": (1, 2)},
-    "cub-200": {"frepo": (1, 10)},
+    "mnist": cells(IPCS, *LEARNED, *CORESETS) | DD_TABLE,
+    "fashion-mnist": cells(IPCS, *LEARNED, *CORESETS),
+    "svhn": cells(IPCS, "dc", "dsa", "rtp", *CORESETS),
+    "cifar10": cells(IPCS, *LEARNED, "mmd", *CORESETS) | DD_TABLE,
+    "cifar100": cells(IPCS, "dsa", "dm", "frepo") | cells((1, 10), "dc", "rtp"),
+    "tiny-imagenet": cells(IPCS, "dm") | cells((1, 10), "frepo") | cells((1,), "dsa", "rtp"),
+    "imagenette": cells((1, 10), "frepo"),
+    "imagewoof": cells((1, 10), "frepo"),
+    "imagenet": cells((1, 2), "frepo"),
+    "cub-200": cells((1, 10), "frepo"),
 }
 PAPERS = {
     "dd": "Wang et al., 2018",
@@ -120,6 +127,8 @@ def rounds(dataset: str, method: str, ipc: int) -> str:
         return f", rounds: {ITERATIONS * outer}"
     if method == "frepo" and dataset == "imagenet":
         return ", rounds: 2000000"
+    if method == "dd" and dataset == "mnist":
+        return ", rounds: 23600"  # 400 epochs of 60,000 images
     return f", rounds: {methods()[method].config.model_fields['rounds'].default}"
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raydd.catalogue import read_accuracies, read_record
+from raydd.catalogue import read_accuracies
 from raydd.config import Config, EngineConfig, config_from, load_config, validate
 from raydd.data.pack import pack
 from raydd.data.sources import is_source, parse
@@ -85,7 +85,7 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """Return the run's status: state, rounds, seconds, workers, faults."""
-        return read_record(Folder(self.url), "status.json")
+        return Folder(self.url).record("status.json")
 
     @property
     def artifact(self) -> str:
@@ -160,7 +160,7 @@ def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
         from raydd.report import write_report
 
         write_report(run)
-    status = read_record(run, "status.json")
+    status = run.record("status.json")
     if status.get("state") != "finished":
         run.write_json("status.json", {**status, "state": "finished"})
     return Run(url=run.url, accuracies=tuple(scored))
@@ -189,7 +189,7 @@ def _scores(plan: Plan) -> list[Accuracy] | None:
     """Return the accuracies of a run whose evaluation is done, unless something else was asked for then."""
     if not plan.run.exists("evaluation.json"):
         return None
-    if read_record(plan.run, "evaluation.json").get("asked") != _asked(plan):
+    if plan.run.record("evaluation.json").get("asked") != _asked(plan):
         return None
     return read_accuracies(plan.run)
 

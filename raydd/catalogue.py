@@ -54,22 +54,10 @@ def show(url: str) -> dict[str, Any]:
 
 def show_run(run: Folder) -> dict[str, Any]:
     """Return a run's state, progress and accuracies."""
-    status = read_record(run, "status.json") if run.exists("status.json") else {"state": "starting"}
+    status = run.record("status.json") if run.exists("status.json") else {"state": "starting"}
     if run.exists("evaluation.json"):
         status["accuracy"] = {result.of: round(result.mean, 2) for result in reversed(read_accuracies(run))}
     return status
-
-
-def read_record(run: Folder, name: str) -> dict[str, Any]:
-    """Read a JSON object that a run keeps.
-
-    Raises:
-        IntegrityError: When it is something else.
-    """
-    body = run.json(name)
-    if not isinstance(body, dict):
-        raise IntegrityError(f"{run.url}/{name}: expected a JSON object, got {type(body).__name__}; it was altered")
-    return body
 
 
 def read_accuracies(run: Folder) -> list[Accuracy]:
@@ -78,7 +66,7 @@ def read_accuracies(run: Folder) -> list[Accuracy]:
     Raises:
         IntegrityError: When the record was altered.
     """
-    results = read_record(run, "evaluation.json").get("results")
+    results = run.record("evaluation.json").get("results")
     if not isinstance(results, list):
         raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got none; delete the file")
     try:

@@ -15,10 +15,9 @@ the recipe names the hash, and pulled or exported sets carry the file along. Not
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from raydd.augment import per_image
+from raydd.card import card, picture
 from raydd.data.images import convert, resize
 from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, StoreError, UserError
@@ -234,6 +234,10 @@ class DistilledSet:
             raise UserError(f"recall needs an addressed memory (method rtp), got a set of method {self.recipe.method}")
         bases, addresses = self.extras["bases"], self.extras["addresses"]
         if not isinstance(queries, Tensor):
+            if len(addresses) != len(self.classes):
+                raise DataError(
+                    f"expected query vectors (m, {len(addresses)}), got classes; this memory is not addressed by them"
+                )
             queries = torch.eye(len(addresses))[[self._class_index(query) for query in queries]]
         if queries.ndim != 2 or queries.shape[1] != len(addresses) or not queries.is_floating_point():
             raise DataError(
@@ -331,44 +335,6 @@ class _Augmented:
         return images, labels
 
 
-def join(sets: Sequence[DistilledSet], classes: Sequence[str] | None = None) -> DistilledSet:
-    """Put images of several sets together, so that a network can be trained on classes that were never distilled together.
-
-    Args:
-        sets: Sets with hard labels, equally normalised, without a class in common.
-        classes: Names of classes, in the order of the new label indices; by default all, set by set.
-
-    Returns:
-        A set of their images, class by class, with the first set's recipe but for its classes. It is no memory itself.
-
-    Raises:
-        DataError: When a class is in none of the sets or in two, or images or labels of two sets are not alike.
-    """
-    first = sets[0]
-    names = [name for ds in sets for name in ds.classes]
-    wanted = list(names if classes is None else classes)
-    wrong = next((name for name in wanted if names.count(name) != 1 or wanted.count(name) != 1), None)
-    if wrong is not None:
-        raise DataError(f"expected every class once, got {wrong!r} in {names.count(wrong)} of {len(sets)} sets")
-    for ds in sets:
-        if ds.labels.ndim != 1 or ds.images.shape[1:] != first.images.shape[1:] or not _same_transform(ds, first):
-            raise DataError(
-                f"expected sets with hard labels, one shape and one normalisation, got {ds.recipe.name} unlike "
-                f"{first.recipe.name}; distil them with the same data.zca and data.statistics"
-            )
-    of = {name: ds.images[ds.labels == i] for ds in sets for i, name in enumerate(ds.classes)}
-    labels = torch.arange(len(wanted)).repeat_interleave(torch.tensor([len(of[name]) for name in wanted]))
-    recipe = replace(first.recipe, classes=tuple(wanted))
-    images = torch.cat([of[name] for name in wanted])
-    return DistilledSet(images=images, labels=labels, recipe=recipe, preprocessing=first.preprocessing)
-
-
-def _same_transform(one: DistilledSet, other: DistilledSet) -> bool:
-    mine, theirs = one.preprocessing.to_tensors(), other.preprocessing.to_tensors()
-    same = mine.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in mine.items())
-    return same and one.preprocessing.to_json() == other.preprocessing.to_json()
-
-
 def artifact_folder(url: str) -> Folder:
     """Return the folder of the artifact that a URL means: a run's `distilled`, or the folder itself.
 
@@ -461,55 +427,3 @@ def _check(tensors: dict[str, Tensor], recipe: Recipe, where: str) -> None:
     if hard and len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         got = f"{int(labels.min())} to {int(labels.max())}"
         raise IntegrityError(f"expected labels from 0 to {classes - 1} in {where}, got {got}")
-
-
-def picture(pixels: Tensor, columns: int, *, gap: int = 2, least: int = 48) -> bytes:
-    """Return a PNG of images in rows of `columns`.
-
-    Args:
-        pixels: uint8 (N, C, H, W).
-        columns: Images a row.
-        gap: White pixels between images.
-        least: Images smaller than this many pixels are enlarged by a whole factor to reach it.
-    """
-    from PIL import Image as PILImage
-
-    factor = max(1, -(-least // pixels.shape[-1]))
-    pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
-    n, channels, height, width = pixels.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    sheet = torch.full((channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255, dtype=torch.uint8)
-    for i, image in enumerate(pixels):
-        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
-        sheet[:, top : top + height, left : left + width] = image
-    array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).numpy()
-    buffer = io.BytesIO()
-    PILImage.fromarray(array).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def card(ds: DistilledSet) -> str:
-    """Return the dataset card that lies beside the tensors."""
-    return "\n".join(_card_lines(ds)) + "\n"
-
-
-def _card_lines(ds: DistilledSet) -> Iterator[str]:
-    recipe = ds.recipe
-    n, channels, height, width = ds.images.shape
-    yield f"# {recipe.name}: {n} distilled images"
-    yield ""
-    yield f"Made by raydd with method `{recipe.method}` ({recipe.paper}) in {recipe.rounds} rounds."
-    yield ""
-    yield f"- images: float32 ({n}, {channels}, {height}, {width}), normalised and not clamped; `ds.pixels()` gives uint8"
-    yield f"- labels: {recipe.label_kind}; {recipe.label_convention}"
-    yield f"- classes: {len(recipe.classes)}"
-    yield f"- augmentation in training: {recipe.augmentation or 'none'}; protocol: {recipe.protocol}"
-    yield f"- storage: {ds.storage_bytes} bytes"
-    yield ""
-    yield "```python"
-    yield "import raydd"
-    yield 'ds = raydd.load("this folder")'
-    yield "for images, labels in ds.loader(batch_size=256): ...   # train"
-    yield "network(ds.transform(real_images))                     # test"
-    yield "```"

@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "config", "seeding"),
     ("store",),
     ("functional", "nets", "augment"),
-    ("data", "distilled"),
+    ("data", "distilled", "memories", "card"),
     ("methods", "evaluate"),
     ("engine",),
     ("sweep", "report"),

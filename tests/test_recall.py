@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raydd.data.transforms import Transform
-from raydd.distilled import DistilledSet, Recipe, join
+from raydd.distilled import DistilledSet, Recipe
 from raydd.errors import DataError, UserError
 from raydd.functional.memory import recall
+from raydd.memories import join
 from raydd.seeding import generator
 from raydd.store import Folder
 
@@ -85,6 +86,8 @@ def test_a_memory_may_be_addressed_by_vectors_that_are_no_classes() -> None:
     assert torch.allclose(ds.recall(query[None])[0], written_out(ds, query), atol=1e-5)
     with pytest.raises(DataError, match=r"query vectors of shape \(m, 7\), got torch.float32 \(1, 3\)"):
         ds.recall(torch.ones(1, 3))
+    with pytest.raises(DataError, match="got classes; this memory is not addressed by them"):
+        ds.recall(["cat"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a user may say: frozen models of a run, YAML in and out. No torch, no ray."""
 
 from raydd.config.base import DataFacts, Section
-from raydd.config.load import config_from, dump_config, load_config, validate
+from raydd.config.load import config_from, dump_config, load_config, parse_yaml, validate
 from raydd.config.methods import DMConfig, FRePoConfig, MethodConfig, MethodSpec, RandomConfig, methods
 from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig
 from raydd.config.run import PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig
@@ -27,5 +27,6 @@ __all__ = [
     "dump_config",
     "load_config",
     "methods",
+    "parse_yaml",
     "validate",
 ]

@@ -58,6 +58,16 @@ def set_environment() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+def check_this_machine(engine: EngineConfig) -> None:
+    """Check that a local Ray could hold one worker, where there will be one.
+
+    Raises:
+        ConfigError: When this machine has fewer CPUs than one worker wants.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        _check_fits(engine, cpus=os.cpu_count() or 1, gpus=None, where="this machine")
+
+
 def connect(engine: EngineConfig) -> None:
     """Attach to the cluster that `RAY_ADDRESS` names (as inside a Ray job), else start a local one; once a process.
 
@@ -68,8 +78,6 @@ def connect(engine: EngineConfig) -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "")
-    if not address:
-        _check_fits(engine, cpus=os.cpu_count() or 1, gpus=None, where="this machine")
     wanted = engine.workers * engine.cpus_per_worker
     if ray.is_initialized() and not address and ray.cluster_resources().get("CPU", 0) < wanted:
         release_idle()

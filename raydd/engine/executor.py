@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import torch
 
 from raydd.config import EngineConfig
-from raydd.engine.cluster import set_environment
+from raydd.engine.cluster import check_this_machine, set_environment
 from raydd.engine.job import Job
 from raydd.engine.work import Arrays, Reply, Work
 from raydd.errors import ConfigError
@@ -172,6 +172,8 @@ def open_executor(engine: EngineConfig) -> Executor:
                 "RAY_ADDRESS to a cluster with GPUs and engine.workers to 1 or more"
             )
         return LocalExecutor(torch.device("cuda" if engine.gpus_per_worker else "cpu"))
+    # Before Ray is loaded: a mistake should be told at once.
+    check_this_machine(engine)
     set_environment()
     from raydd.engine.distributed import RayExecutor
 

@@ -7,11 +7,15 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import torch
 
 from raydd.config import EngineConfig
 
+# Its attributes are made when it is imported, which type checkers cannot see.
+_UNINITIALIZED: Any = import_module("torch.utils.deterministic")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
@@ -34,7 +38,10 @@ def apply_numerics(engine: EngineConfig) -> None:
     if engine.deterministic:
         # cuBLAS reads this when it is first used; without it deterministic mode refuses matrix products on a GPU.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(engine.deterministic)
+    # This sets the same flag as `use_deterministic_algorithms`, which would import torch's compiler: seconds a process.
+    torch.set_deterministic_debug_mode("error" if engine.deterministic else "default")
+    # Nothing here reads memory that was never written, so filling it would only cost time.
+    _UNINITIALIZED.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not engine.deterministic
     tf32 = engine.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -44,7 +51,8 @@ def apply_numerics(engine: EngineConfig) -> None:
 @contextmanager
 def numerics(engine: EngineConfig) -> Iterator[None]:
     """Apply a config's numerics and put back what was there before."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    fill = _UNINITIALIZED.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     apply_numerics(engine)
@@ -52,7 +60,8 @@ def numerics(engine: EngineConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode(mode)
+        _UNINITIALIZED.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolution
 

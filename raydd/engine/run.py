@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raydd.config import Config, dump_config, load_config, methods
+from raydd.config import Config, config_from, dump_config, methods, parse_yaml
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
@@ -84,18 +84,19 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
                 f"expected a run at {run.url} to go on with, got none; check name and store, or let --resume be auto"
             )
         return False
-    before = load_config(f"{run.url}/config.yaml")
-    status = run.json("status.json") if run.exists("status.json") else {}
-    index_hash = status.get("index_hash", plan.job.index_hash)
+    where = f"{run.url}/config.yaml"
+    before = config_from(parse_yaml(run.read("config.yaml").decode(), where), where=where)
+    status = run.record("status.json") if run.exists("status.json") else {}
+    index_hash = str(status.get("index_hash", plan.job.index_hash))
     if before.hash(index_hash) != plan.job.hash:
+        difference = _difference(before, plan.config, index_hash, plan.job)
         raise RunError(
-            f"the run {name} at {run.url} is of another config ({_difference(before, plan.config, index_hash, plan.job)}); "
-            "choose another name, or delete it"
+            f"the run {name} at {run.url} is of another config ({difference}); choose another name, or delete it"
         )
     artifact = run.folder("distilled")
     if not artifact.exists("manifest.json"):
         return False
-    done = int(artifact.json("recipe.json")["rounds"])
+    done = int(artifact.record("recipe.json")["rounds"])
     if plan.config.method.rounds < done:
         raise RunError(
             f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}"
@@ -108,7 +109,8 @@ def _difference(before: Config, now: Config, index_hash: str, job: Job) -> str:
     old, new = _flat(before.identity(index_hash)), _flat(now.identity(job.index_hash))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}"
+            why = ", and the method has a schedule that depends on it" if key == "method.rounds" else ""
+            return f"{key} was {old.get(key)!r}, now {new.get(key)!r}{why}"
     return "they differ in what a newer raydd records"
 
 

@@ -20,7 +20,6 @@ from raydd.data.transforms import Transform
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
 from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps, with_fixed
 from raydd.functional.train import train, train_on
-from raydd.functional.xavier import xavier_normal
 from raydd.nets import NetState, apply, build, initialise
 from raydd.seeding import derive, generator
 
@@ -116,8 +115,7 @@ def accuracy(shared: Shared, item: Item) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     preprocessing = shared.preprocessing().to(device)
     module = build(net, (shared.images.shape[1], shared.images.shape[2], shared.images.shape[3]), len(shared.classes))
-    law = xavier_normal if protocol.init == "xavier" else initialise
-    state = law(module, generator(seed, "net"), device).channels_last()
+    state = initialise(module, generator(seed, "net"), device, law=protocol.init).channels_last()
     if item.of == "whole":
         state = _train_whole(shared, protocol, module, state, seed, preprocessing, device)
     elif item.of == "distilled" and protocol.learned_steps:

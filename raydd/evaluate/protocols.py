@@ -56,7 +56,7 @@ class Protocol:
         variants: What the protocol is instead on some data sets, by their names; see `on`.
         learned_steps: A distilled set is trained on by exactly the steps that were learned with it; `training` is then for
             what has no such steps, the baselines.
-        init: Whose law networks start by: their own, or DD's Xavier-normal one.
+        init: The law that networks start by; None for their own.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Protocol:
     norms: dict[str, str]
     variants: dict[str, Protocol] = field(default_factory=dict)
     learned_steps: bool = False
-    init: Literal["own", "xavier"] = "own"
+    init: Literal["xavier"] | None = None
 
     def on(self, data: str) -> Protocol:
         """Return the protocol as it is on a data set, named as in its index."""

@@ -36,10 +36,9 @@ from raydd.config.methods.dd import DDConfig
 from raydd.data.plan import EpochPlan
 from raydd.functional.optim import OptimState, adam_init, adam_step
 from raydd.functional.unroll import Inner, outer, replay, train
-from raydd.functional.xavier import xavier_normal
 from raydd.methods.base import Contribution, Labels, Problem, Slot, Tensors
 from raydd.methods.unrolled import Unrolled
-from raydd.nets import NetState
+from raydd.nets import NetState, initialise
 
 PAD = 4  # pixels of reflected border that real images are cropped from
 
@@ -120,7 +119,7 @@ class DD(Unrolled[DDConfig]):
     def network(self, round: int, slot: Slot) -> NetState:
         """Return the network that a slot trains in a round, before its first step."""
         key = (round, slot.index) if self.config.net_init == "random" else ("fixed",)
-        return xavier_normal(self.net, self.problem.generator("net", *key), self.problem.device)
+        return initialise(self.net, self.problem.generator("net", *key), self.problem.device, law="xavier")
 
     def _augmented(self, round: int, x_real: Tensor) -> Tensor:
         if self.config.augment is None:

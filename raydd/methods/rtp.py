@@ -152,7 +152,7 @@ class RTP(Unrolled[RTPConfig]):
         """Return the C * r images, class by class, their labels, `bases` (K, ch, h, w) and `addresses` (C, r, K)."""
         classes = self.problem.facts.num_classes
         bases, addresses = variables["bases"], variables["addresses"].unflatten(0, (classes, self.addresses))
-        images = recall(bases, addresses, torch.eye(classes), self.config.downsample).flatten(0, 1)
+        images = recall(bases, addresses, torch.eye(classes).to(bases), self.config.downsample).flatten(0, 1)
         labels = torch.arange(classes).repeat_interleave(self.addresses)
         return {"images": images, "labels": labels, "bases": bases, "addresses": addresses}
 

@@ -59,7 +59,9 @@ class NetState:
         return NetState(params, {name: change(tensor) for name, tensor in self.buffers.items()})
 
 
-def initialise(module: nn.Module, gen: torch.Generator, device: torch.device | str = "cpu") -> NetState:
+def initialise(
+    module: nn.Module, gen: torch.Generator, device: torch.device | str = "cpu", *, law: str | None = None
+) -> NetState:
     """Draw a network's numbers, in the order of `named_parameters`, from `gen` alone.
 
     The law is the module's `init_law`: "torch" (the default), PyTorch's own for convolutions and linear layers, weights
@@ -72,6 +74,7 @@ def initialise(module: nn.Module, gen: torch.Generator, device: torch.device | s
         module: From `raydd.nets.build`; left as it is.
         gen: A CPU generator; it advances.
         device: Where the numbers go. They are drawn on the CPU, the same for every device.
+        law: Another law than the module's own.
 
     Returns:
         Float32 parameters and buffers, with no gradient required.
@@ -80,7 +83,7 @@ def initialise(module: nn.Module, gen: torch.Generator, device: torch.device | s
         ConfigError: The module has a layer whose initialisation is not known.
     """
     owners = dict(module.named_modules())
-    law = getattr(module, "init_law", "torch")
+    law = law or getattr(module, "init_law", "torch")
     params = {}
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")

@@ -10,8 +10,9 @@ from typing import Any
 import jinja2
 import yaml
 
+from raydd.card import picture
 from raydd.data.index import load_index
-from raydd.distilled import DistilledSet, picture
+from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
 from raydd.evaluate import Accuracy
 from raydd.report.gather import RunRecord, gather

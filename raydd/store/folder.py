@@ -219,6 +219,19 @@ class Folder:
         """
         return from_json(self.read(name), self._at(name))
 
+    def record(self, name: str) -> dict[str, Any]:
+        """Return what a file holds that is a JSON object.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            IntegrityError: It is something else.
+        """
+        body = self.json(name)
+        if not isinstance(body, dict):
+            kind = type(body).__name__
+            raise IntegrityError(f"{self.url}/{name}: expected a JSON object, got {kind}; it was altered")
+        return body
+
     def write_json(self, name: str, obj: Any) -> None:
         """Write `obj` as canonical JSON (`to_json`)."""
         self.write(name, to_json(obj))

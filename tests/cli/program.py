@@ -17,7 +17,7 @@ from typing import Any, TextIO
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The last one is what torch loads when it is asked for deterministic kernels.
 _OURS = ["raydd.api", "raydd.catalogue", "raydd.doctor", "raydd.report", "raydd.config.template"]
-_CONTEXT.set_forkserver_preload(["__main__", *_OURS, "sklearn.datasets", "torch._inductor.config"])
+_CONTEXT.set_forkserver_preload(["__main__", *_OURS, "sklearn.datasets"])
 LONGEST_S = 120
 PROGRESS = re.compile(r"(packing|distilling|evaluating): \d+/|[\w.-]+: \d+ rounds on ")
 

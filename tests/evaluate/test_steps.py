@@ -11,7 +11,6 @@ from raydd.errors import ConfigError
 from raydd.evaluate import evaluate
 from raydd.evaluate.steps import apply_steps, with_fixed
 from raydd.functional.losses import cross_entropy
-from raydd.functional.xavier import xavier_normal
 from raydd.seeding import generator
 
 CLASSES = ("bottom", "middle", "top")
@@ -19,7 +18,7 @@ CLASSES = ("bottom", "middle", "top")
 
 def test_steps_are_applied_in_order_with_their_own_sizes():
     module = nets.build(NETS["convnet"](width=4, depth=1), (1, 8, 8), 3)
-    state = xavier_normal(module, generator(0, "net")).to(dtype=torch.float64)
+    state = nets.initialise(module, generator(0, "net"), law="xavier").to(dtype=torch.float64)
     x = torch.randn(6, 1, 8, 8, generator=generator(0, "x"), dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 0, 1, 2])
     sizes = torch.tensor([[0.3, 0.1], [0.2, 0.05], [0.01, 0.4]], dtype=torch.float64)
@@ -44,7 +43,9 @@ def test_steps_are_applied_in_order_with_their_own_sizes():
 
 def test_a_fixed_network_is_taken_where_it_fits():
     drawn, fixed, wider = (
-        xavier_normal(nets.build(NETS["convnet"](width=width, depth=1), (1, 8, 8), 3), generator(seed, "net"))
+        nets.initialise(
+            nets.build(NETS["convnet"](width=width, depth=1), (1, 8, 8), 3), generator(seed, "net"), law="xavier"
+        )
         for width, seed in ((4, 0), (4, 1), (8, 2))
     )
     taken = with_fixed(drawn, fixed.tensors())
@@ -80,7 +81,7 @@ def test_a_set_is_scored_by_its_own_steps(shards, learned):
 
 def test_the_network_that_a_set_is_for_is_the_same_in_every_repeat(shards, learned):
     module = nets.build(NETS["convnet"](width=8, depth=1), (1, 12, 12), 3)
-    fixed = xavier_normal(module, generator(5, "net")).tensors()
+    fixed = nets.initialise(module, generator(5, "net"), law="xavier").tensors()
     # Steps of no length leave each network as it was drawn.
     steps = {"lr_inner": torch.zeros(1, 2)}
     ds = replace(learned, extras={**steps, **{f"init.{name}": value for name, value in fixed.items()}})

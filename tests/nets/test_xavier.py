@@ -7,7 +7,6 @@ import torch
 
 from raydd import nets
 from raydd.config import NETS, DataFacts
-from raydd.functional.xavier import xavier_normal
 from raydd.seeding import generator
 
 FACTS = DataFacts(name="toy", channels=3, size=16, num_classes=10, smallest_class=9)
@@ -15,7 +14,7 @@ FACTS = DataFacts(name="toy", channels=3, size=16, num_classes=10, smallest_clas
 
 def test_deviations_by_hand() -> None:
     net = NETS["convnet"].model_validate({"width": 64, "depth": 2}).resolved(FACTS)
-    state = xavier_normal(nets.build(net, (3, 16, 16), 10), generator(0, "net"))
+    state = nets.initialise(nets.build(net, (3, 16, 16), 10), generator(0, "net"), law="xavier")
     # 3 x 3 kernels: 3 -> 64 and 64 -> 64 maps; the classifier has 64 * 4 * 4 inputs.
     expected = {
         "blocks.0.weight": 2 / (9 * (3 + 64)),
@@ -32,6 +31,8 @@ def test_deviations_by_hand() -> None:
 
 def test_the_generator_alone_decides() -> None:
     module = nets.build(NETS["convnet"](width=4, depth=2), (3, 16, 16), 10)
-    one, again, other = (xavier_normal(module, generator(seed, "net")).params["blocks.0.weight"] for seed in (0, 0, 1))
+    one, again, other = (
+        nets.initialise(module, generator(seed, "net"), law="xavier").params["blocks.0.weight"] for seed in (0, 0, 1)
+    )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
