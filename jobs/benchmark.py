@@ -27,6 +27,7 @@ from raydd.engine.executor import open_executor, units_of
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, distil
 from raydd.engine.work import transform_of
+from raydd.store import Lease
 
 WORK: dict[str, dict[str, Any]] = {
     "dm": {"ipc": 10, "real_batch": 256, "classes_per_slot": 5},
@@ -102,8 +103,8 @@ class Stopwatch(Silent):
 def engine_rounds(config: Config) -> list[float]:
     """Time whole rounds of the engine; the first, which reads the data, is left out."""
     plan, watch = prepare(config), Stopwatch()
-    with open_executor(config.engine) as executor:
-        distil(plan, executor, watch.round)
+    with Lease.acquire(plan.run.folder("lease")) as lease, open_executor(config.engine) as executor:
+        distil(plan, executor, lease, watch.round)
     return [after - before for before, after in zip(watch.times, watch.times[1:], strict=False)]
 
 

@@ -19,10 +19,10 @@ from raydd.engine.coordinator import Progress, read_metrics
 from raydd.engine.executor import Executor, open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
-from raydd.errors import DataError
+from raydd.errors import StoreError
 from raydd.evaluate import Accuracy
 from raydd.evaluate import evaluate as score
-from raydd.store import Folder
+from raydd.store import Folder, Lease, load_manifest
 
 _log = logging.getLogger("raydd")
 
@@ -151,26 +151,40 @@ def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
 
 
 def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
-    run, finished = plan.run, is_finished(plan, resume)
-    scored = _scores(plan) if finished else None
-    if scored is None:
-        scored = _work(plan, finished, watcher)
+    run = plan.run
+    scored = _scores(plan) if is_finished(plan, resume) else None
+    if scored is None or not _complete(run):
+        with Lease.acquire(run.folder("lease"), say=watcher.say) as lease:
+            # Once more: another driver may have had the run in between.
+            finished = is_finished(plan, resume)
+            scored = _scores(plan) if finished else None
+            if scored is None:
+                scored = _work(plan, finished, lease, watcher)
+            _finish(run)
+    return Run(url=run.url, accuracies=tuple(scored))
+
+
+def _complete(run: Folder) -> bool:
+    status = run.record("status.json") if run.exists("status.json") else {}
+    return status.get("state") == "finished" and run.exists("report.html")
+
+
+def _finish(run: Folder) -> None:
+    """Write what is still missing of a run that is distilled and scored."""
     if not run.exists("report.html"):
         # Here, because a run that is finished needs no plots.
         from raydd.report import write_report
 
         write_report(run)
-    status = run.record("status.json")
-    if status.get("state") != "finished":
-        run.write_json("status.json", {**status, "state": "finished"})
-    return Run(url=run.url, accuracies=tuple(scored))
+    status = run.record("status.json") if run.exists("status.json") else {}
+    run.write_json("status.json", {**status, "state": "finished"})
 
 
-def _work(plan: Plan, finished: bool, watcher: Watcher) -> list[Accuracy]:
+def _work(plan: Plan, finished: bool, lease: Lease, watcher: Watcher) -> list[Accuracy]:
     config, run = plan.config, plan.run
     with numerics(config.engine), open_executor(config.engine) as executor:
         watcher.say(f"{config.name}: {config.method.rounds} rounds on {_who(executor)}, run {run.url}")
-        ds = DistilledSet.load(run.url) if finished else distil(plan, executor, watcher.round)
+        ds = DistilledSet.load(run.url) if finished else distil(plan, executor, lease, watcher.round)
         # Evaluation reads the images that it needs anew; nothing is to be held twice.
         executor.end()
         return _score(plan, ds, executor, watcher)
@@ -181,8 +195,9 @@ def _who(executor: Executor) -> str:
 
 
 def _asked(plan: Plan) -> dict[str, Any]:
-    """Return what an evaluation was asked for, as it stands in evaluation.json."""
-    return {"test": plan.test, **plan.config.evaluate.model_dump(mode="json")}
+    """Return what was to be evaluated and how, as it stands in evaluation.json."""
+    learned = load_manifest(plan.run.folder("distilled")).files["data.safetensors"].sha256
+    return {"set": learned, "test": plan.test, **plan.config.evaluate.model_dump(mode="json")}
 
 
 def _scores(plan: Plan) -> list[Accuracy] | None:
@@ -290,7 +305,7 @@ def _beside(store: str) -> str:
     folder = Folder(store)
     try:
         return folder.parent.folder("shards").url
-    except DataError:
+    except StoreError:
         return folder.folder("shards").url
 
 

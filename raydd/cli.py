@@ -315,15 +315,13 @@ def _table(accuracies: tuple[Accuracy, ...] | list[Accuracy]) -> None:
         )
 
 
-class _Signalled(BaseException):
-    """SIGINT or SIGTERM, on its way out through whatever must be closed."""
-
-    def __init__(self, number: int) -> None:
-        self.exit_code = 128 + number
+_received: list[int] = []
 
 
 def _on_signal(number: int, _: object) -> None:
-    raise _Signalled(number)
+    # Ray lets no other exception than this out of a wait.
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def main() -> None:
@@ -337,6 +335,8 @@ def main() -> None:
     except RaydError as error:
         sys.stderr.write(f"raydd: {error}\n")
         sys.exit(error.exit_code)
-    except _Signalled as signalled:
+    except (SystemExit, KeyboardInterrupt):
+        if not _received:
+            raise
         sys.stderr.write("raydd: interrupted; the same command goes on from the last checkpoint\n")
-        sys.exit(signalled.exit_code)
+        sys.exit(128 + _received[0])

@@ -360,7 +360,8 @@ def tensors_from(data: bytes, where: str) -> dict[str, Tensor]:
         IntegrityError: When they are not safetensors; nothing else is ever tried on them.
     """
     try:
-        return safetensors.torch.load(data)
+        # In an order of their own: safetensors gives them in another one each time, and sums depend on it.
+        return dict(sorted(safetensors.torch.load(data).items()))
     except SafetensorError as error:
         raise IntegrityError(f"expected safetensors in {where}, got something else: {error}") from None
 

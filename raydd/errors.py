@@ -35,9 +35,15 @@ class StoreError(UserError):
     """A store URL is malformed, unreachable or refuses access."""
 
 
+class StoreFault(StoreError):
+    """A store did not answer, or failed, as often as it was asked: not the user's mistake."""
+
+    exit_code = 1
+
+
 class RunError(UserError):
     """A run exists already, does not exist, belongs to another config, or is being written by another driver."""
 
 
 class EngineError(RaydError):
-    """Workers could not be had or kept, or the arithmetic failed (NaN) more than once."""
+    """Workers could not be had or kept, or the arithmetic failed (NaN)."""

@@ -31,7 +31,8 @@ class DataConfig(Section):
         "auto",
         description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known",
     )
-    cache: Literal["memory"] = "memory"
+    cache: Literal["memory"] = Field("memory", description="where decoded images are held")
+    window: Literal["all"] = Field("all", description="images per class that are held at a time")
 
 
 class EngineConfig(Section):
@@ -62,6 +63,8 @@ class EvaluateConfig(Section):
 
     protocol: Literal["dc", "dd", "dsa", "frepo", "rtp"] | Auto = Field("auto", description="auto: the method's own")
     nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
+    every: Literal[0] = Field(0, description="rounds between evaluations on the way; 0: none")
+    select: Literal["last"] = Field("last", description="which round's set is the result")
     sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")
     baselines: list[Literal["random", "whole"]] = Field(["random"], description="scored beside the distilled set")
@@ -157,7 +160,7 @@ class Config(Section):
             "seed": self.seed,
             "data": {
                 "index": index_hash,
-                **self.data.model_dump(include={"classes", "val_fraction", "zca", "statistics"}),
+                **self.data.model_dump(include={"classes", "val_fraction", "zca", "statistics", "window"}),
             },
             "net": self.net if isinstance(self.net, str) else self.net.model_dump(),
             "method": method,

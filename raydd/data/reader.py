@@ -89,14 +89,17 @@ class RealData:
         self.labels = torch.repeat_interleave(torch.arange(self.num_classes), torch.tensor(self.counts))
         self.by_class = list(torch.arange(len(self._rows)).split(list(self.counts)))
         self.shape = (self.index.channels, self.index.size, self.index.size)
-        # An anonymous map takes no memory where nothing was written, so a worker that reads few classes holds few.
-        self._cache = mmap.mmap(-1, len(self) * self.index.channels * self.index.size**2)
-        self._images = torch.frombuffer(self._cache, dtype=torch.uint8).view(-1, *self.shape)
         self._loaded = np.zeros(len(self.index.shards), dtype=bool)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @functools.cached_property
+    def _images(self) -> Tensor:
+        # An anonymous map takes no memory where nothing was written, so a worker that reads few classes holds few.
+        cache = mmap.mmap(-1, len(self) * self.index.channels * self.index.size**2)
+        return torch.frombuffer(cache, dtype=torch.uint8).view(-1, *self.shape)
 
     def images(self, ids: Tensor) -> Tensor:
         """Return images, loading the shards that are needed and were not yet.

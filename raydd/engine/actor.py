@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 
+from raydd.config import EngineConfig
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap
 from raydd.engine.work import Arrays, Reply, Work
@@ -20,9 +21,10 @@ from raydd.store import Entry
 class DistillWorker:
     """A worker of any run: `begin` gives it one, and may give it another afterwards."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, engine: EngineConfig) -> None:
         keep_heap()
-        self.threads = threads
+        self.engine = engine
+        apply_numerics(engine)
         self.device = torch.device("cuda") if ray.get_gpu_ids() else torch.device("cpu")
         self.work: Work | None = None
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -36,14 +38,15 @@ class DistillWorker:
 
     def begin(self, job: Job, whitening: Arrays | None) -> None:
         """Take a run."""
-        apply_numerics(job.config.engine)
+        self.engine = job.config.engine
+        apply_numerics(self.engine)
         self.work = None
         self.work = Work(job, self.device, whitening)
 
     def _ready(self) -> Work:
         assert self.work is not None, "begin comes first"
         # OpenMP keeps the number of threads per calling thread, and Ray does not say which one a method runs on.
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.engine.cpus_per_worker)
         return self.work
 
     def initial(self) -> Arrays:
@@ -78,5 +81,5 @@ class DistillWorker:
 
     def call(self, function: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:
         """Return `function(shared, item)`."""
-        torch.set_num_threads(self.threads)
+        torch.set_num_threads(self.engine.cpus_per_worker)
         return function(shared, item)

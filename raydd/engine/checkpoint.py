@@ -59,7 +59,6 @@ class Checkpoints:
         self.hash, self.keep, self.generation = hash, keep, generation
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self.last: int | None = None
 
     def _place(self, round: int) -> Folder:
         return self.folder.folder(f"{round:08d}")
@@ -114,7 +113,6 @@ class Checkpoints:
         ]
         if changed:
             _log.warning("going on elsewhere than before, so the last bits may differ: %s", "; ".join(changed))
-        self.last = round
         return Checkpoint(
             round=round,
             variables=parts["variables"],
@@ -167,7 +165,6 @@ class Checkpoints:
             entries = units()
             extras()
             commit(self._place(round), files, entries=entries, meta=meta)
-            self.last = round
             self._prune()
 
         self._pending = self._writer.submit(write)

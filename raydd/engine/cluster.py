@@ -6,7 +6,9 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,15 +23,20 @@ _log = logging.getLogger("raydd")
 _keeping = 0
 _idle: list[Hand] = []
 _busy: list[Hand] = []
+_ours = False
 
 
 @dataclass(slots=True, eq=False)
 class Hand:
-    """A hired worker: its actor, and the placement group that holds its resources."""
+    """A hired worker: its actor, the placement group that holds its resources, and what it was hired for.
+
+    `lost` says that it did not answer in time, although it may still answer pings.
+    """
 
     actor: Any
     group: Any
-    shape: tuple[int, float]
+    shape: tuple[Any, ...]
+    lost: bool = False
 
     def dismiss(self) -> None:
         """Kill the actor and give its resources back."""
@@ -54,7 +61,8 @@ def set_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # A worker without a GPU of its own sees none.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
@@ -79,7 +87,7 @@ def connect(engine: EngineConfig) -> None:
 
     address = os.environ.get("RAY_ADDRESS", "")
     wanted = engine.workers * engine.cpus_per_worker
-    if ray.is_initialized() and not address and ray.cluster_resources().get("CPU", 0) < wanted:
+    if ray.is_initialized() and _ours and ray.cluster_resources().get("CPU", 0) < wanted:
         release_idle()
         ray.shutdown()
     if not ray.is_initialized():
@@ -95,7 +103,11 @@ def connect(engine: EngineConfig) -> None:
 
 def _init(address: str, cpus: int) -> None:
     import ray
+    from ray.exceptions import RayError
 
+    global _ours
+    # Ray puts a handler of its own for SIGTERM; who drives the run has one already.
+    handler = signal.getsignal(signal.SIGTERM)
     common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
     try:
         if address:
@@ -103,9 +115,13 @@ def _init(address: str, cpus: int) -> None:
             ray.init(address=address, runtime_env={"env_vars": env} if env else None, **common)
         else:
             ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        _ours = not address
+    except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         where = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "a local Ray"
         raise EngineError(f"cannot reach {where}: {str(error).splitlines()[0]}") from error
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_fits(engine: EngineConfig, *, cpus: float, gpus: float | None, where: str) -> None:
@@ -132,7 +148,7 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
 
     worker: Any = DistillWorker  # Ray's decorator hides from type checkers what it adds.
     deadline = time.monotonic() + timeout_s
-    shape = (engine.cpus_per_worker, engine.gpus_per_worker)
+    shape = (engine.cpus_per_worker, engine.gpus_per_worker, engine.deterministic, engine.precision)
     kept = [hand for hand in _idle if hand.shape == shape][:count]
     for hand in kept:
         _idle.remove(hand)
@@ -146,7 +162,7 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
         if group.wait(max(0.1, deadline - time.monotonic())):
             strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
             resources = {"num_cpus": shape[0], "num_gpus": shape[1], "scheduling_strategy": strategy}
-            actor = worker.options(**resources).remote(shape[0])
+            actor = worker.options(**resources).remote(engine)
             hands.append(Hand(actor, group, shape))
         else:
             remove_placement_group(group)
@@ -163,11 +179,11 @@ def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
 
 def _succeeded(ref: Any) -> bool:
     import ray
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayError
 
     try:
         ray.get(ref, timeout=1)
-    except (RayActorError, RayTaskError) as error:
+    except RayError as error:
         _log.warning("a worker did not start: %s", str(error).splitlines()[0])
         return False
     return True

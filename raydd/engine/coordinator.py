@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,11 @@ from raydd.engine.checkpoint import Checkpoint, Checkpoints
 from raydd.engine.executor import Executor, WorkersLost
 from raydd.engine.job import Job
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
-from raydd.errors import EngineError
+from raydd.errors import EngineError, IntegrityError, RunError
 from raydd.methods import Contribution, Method, Tensors
 from raydd.store import Folder, Lease
 
+_HISTORY = re.compile(r"(\d{8})\.safetensors")
 LOGGED_ROUNDS = 2000
 STORE_TIMEOUT_S = 1800.0
 MOST_LOSSES = 100
@@ -136,14 +138,19 @@ class Coordinator:
         """Take up the run where a checkpoint has it, or begin it."""
         if checkpoint is None:
             self.round, self.clock = 0, Clock()
-            self.variables = to_tensors(self.executor.initial())
+            self.variables = dict(sorted(to_tensors(self.executor.initial()).items()))
             self.optimiser = self.method.optimiser(self.variables)
             self.executor.fresh()
         else:
+            if checkpoint.round > self.rounds:
+                raise RunError(
+                    f"method.rounds must be >= {checkpoint.round}, which {self.run.url} has done, got {self.rounds}"
+                )
             self.round, self.clock = checkpoint.round, Clock(checkpoint.seconds)
             self.variables, self.optimiser = checkpoint.variables, checkpoint.optimiser
             self.executor.restore(checkpoint.url, checkpoint.entries)
-        self.kept = [int(name.split(".")[0]) for name in self.run.folder("history").list()]
+        names = [_HISTORY.fullmatch(name) for name in self.run.folder("history").list()]
+        self.kept = [int(name[1]) for name in names if name]
         self.lines = [line for line in read_metrics(self.run) if line["round"] < self.round]
         self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
         self._began = (self.round, time.monotonic())
@@ -256,10 +263,18 @@ def mean_metrics(replies: Sequence[Reply]) -> dict[str, float]:
 
 
 def read_metrics(run: Folder) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl; none where there is no such file."""
+    """Return the lines of a run's metrics.jsonl; none where there is no such file.
+
+    Raises:
+        IntegrityError: When it was altered.
+    """
     if not run.exists("metrics.jsonl"):
         return []
-    return [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
+    try:
+        lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
+        return [{**line, "round": int(line["round"])} for line in lines]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{run.url}/metrics.jsonl was altered ({error!r}); delete the file") from None
 
 
 def write_metrics(run: Folder, lines: Sequence[dict[str, float]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from raydd.config import EngineConfig
 from raydd.engine.cluster import Hand, connect, hire, release
@@ -20,6 +20,8 @@ from raydd.store import Entry
 
 T = TypeVar("T")
 PING_TIMEOUT_S = 20.0
+LOOK_EVERY_S = 60.0
+MOST_MAP_LOSSES = 20
 _INLINE_BYTES = 100_000
 _log = logging.getLogger("raydd")
 
@@ -39,6 +41,7 @@ class RayExecutor(Executor):
         self.slots: Sequence[Slot] = ()
         self.job: Job | None = None
         self.whitening: Arrays | None = None
+        self.begun: list[Hand] = []
         self._check_enough(engine.start_timeout_s)
 
     @property
@@ -60,25 +63,33 @@ class RayExecutor(Executor):
     def begin(self, job: Job, slots: Sequence[Slot], whitening: Arrays | None) -> None:
         """See the base class."""
         self.job, self.slots, self.whitening = job, slots, whitening
-        shared = ray.put(whitening)
-        self._get([hand.actor.begin.remote(job, shared) for hand in self.hands])
+        self.begun = []
+        self._begin(self.hands)
+
+    def _begin(self, hands: Sequence[Hand]) -> None:
+        """Give the run to workers that do not have it; those that do keep the images they hold."""
+        if self.job is not None:
+            shared = ray.put(self.whitening)
+            self._get([hand.actor.begin.remote(self.job, shared) for hand in hands], hands)
+            self.begun = [*self.begun, *hands]
 
     def _shares(self) -> list[Sequence[Slot]]:
         return [[self.slots[i] for i in share] for share in deal(len(self.slots), len(self.hands))]
 
     def initial(self) -> Arrays:
         """See the base class."""
-        return self._get([self.hands[0].actor.initial.remote()])[0]
+        return self._get([self.hands[0].actor.initial.remote()], self.hands[:1])[0]
 
     def fresh(self) -> None:
         """See the base class."""
         pairs = zip(self.hands, self._shares(), strict=True)
-        self._get([hand.actor.fresh.remote(units_of(share)) for hand, share in pairs])
+        self._get([hand.actor.fresh.remote(units_of(share)) for hand, share in pairs], self.hands)
 
     def restore(self, checkpoint: str, entries: dict[str, Entry]) -> None:
         """See the base class."""
         pairs = zip(self.hands, self._shares(), strict=True)
-        self._get([hand.actor.restore.remote(units_of(share), checkpoint, entries) for hand, share in pairs])
+        calls = [hand.actor.restore.remote(units_of(share), checkpoint, entries) for hand, share in pairs]
+        self._get(calls, self.hands)
 
     def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
         """See the base class."""
@@ -89,56 +100,61 @@ class RayExecutor(Executor):
             hand.actor.advance.remote(round, payload, [i for i in slots if i in share])
             for hand, share in zip(self.hands, shares, strict=True)
         ]
-        replies = [reply for part in self._get(calls) for reply in part]
+        replies = [reply for part in self._get(calls, self.hands) for reply in part]
         return sorted(replies, key=lambda reply: reply.slot)
 
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
-        actors = [hand.actor for hand in self.hands]
+        hands = list(self.hands)
         calls, written = [], set()
-        for actor, share in zip(actors, self._shares(), strict=True):
+        for hand, share in zip(hands, self._shares(), strict=True):
             # Workers may hold the same unit; one of them writes it.
             units = [unit for unit in units_of(share) if unit not in written]
             written.update(units)
-            calls.append(actor.snapshot.remote(variables, checkpoint, units))
-        self._get(calls)
+            calls.append(hand.actor.snapshot.remote(variables, checkpoint, units))
+        self._get(calls, self.hands)
         timeout_s = self.engine.step_timeout_s
 
         def wait() -> dict[str, Entry]:
-            parts = self._get([actor.snapshot_written.remote(timeout_s) for actor in actors])
+            parts = self._get([hand.actor.snapshot_written.remote(timeout_s) for hand in hands], hands)
             return {name: entry for part in parts for name, entry in part.items()}
 
         return wait
 
-    def _get(self, refs: list[Any]) -> list[Any]:
-        """Wait for all replies, at most `step_timeout_s`; errors that a worker raised on purpose come through as they are."""
+    def _get(self, refs: list[Any], hands: Sequence[Hand]) -> list[Any]:
+        """Wait for a reply of each of these workers, at most `step_timeout_s`.
+
+        Errors that a worker raised on purpose come through as they are.
+        """
         try:
             return ray.get(refs, timeout=self.engine.step_timeout_s)
         except RayTaskError as error:
             if isinstance(error.cause, RaydError):
                 raise error.cause from None
             raise
-        except (RayActorError, GetTimeoutError) as error:
+        except RayError as error:
+            if isinstance(error, GetTimeoutError):
+                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+                for ref, hand in zip(refs, hands, strict=True):
+                    hand.lost = ref not in ready
             raise WorkersLost(str(error).splitlines()[0]) from error
 
-    def recover(self) -> int:
+    def recover(self) -> None:
         """See the base class."""
-        alive = [hand for hand in self.hands if self._answers(hand)]
+        alive = [hand for hand in self.hands if not hand.lost and self._answers(hand)]
         lost = [hand for hand in self.hands if hand not in alive]
         for hand in lost:
             hand.dismiss()
-        self.hands = alive
         timeout_s = self.engine.replace_timeout_s
-        self.hands += hire(self.engine.workers - len(alive), self.engine, timeout_s)
+        new = hire(self.engine.workers - len(alive), self.engine, timeout_s)
+        self.hands = alive + new
         self._check_enough(timeout_s)
-        if self.job is not None:
-            self.begin(self.job, self.slots, self.whitening)
-        return len(lost)
+        self._begin([hand for hand in self.hands if hand not in self.begun])
 
     def _answers(self, hand: Hand) -> bool:
         try:
             ray.get(hand.actor.ping.remote(), timeout=PING_TIMEOUT_S)
-        except (RayActorError, GetTimeoutError):
+        except RayError:
             return False
         return True
 
@@ -152,6 +168,7 @@ class RayExecutor(Executor):
         """See the base class. An item whose worker is lost is done again by another."""
         results: dict[int, Result] = {}
         held = ray.put(shared)
+        losses = 0
         while len(results) < len(items):
             todo = [i for i in range(len(items)) if i not in results]
             try:
@@ -160,6 +177,11 @@ class RayExecutor(Executor):
                     if on_result is not None:
                         on_result(len(results), len(items))
             except WorkersLost as loss:
+                losses += 1
+                if losses > MOST_MAP_LOSSES:
+                    raise EngineError(
+                        f"lost workers {losses} times in one evaluation ({loss}); give them more memory"
+                    ) from loss
                 _log.warning("lost a worker (%s); doing its part again", loss)
                 self.recover()
         return [results[i] for i in range(len(items))]
@@ -167,23 +189,27 @@ class RayExecutor(Executor):
     def _spread(
         self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any, todo: Sequence[int]
     ) -> Iterator[tuple[int, Any]]:
-        """Give the next item to whoever is free; yield results as they come."""
+        """Give the next item to whoever is free; yield results as they come. An item may take as long as it wants."""
         waiting, free = list(reversed(todo)), list(self.hands)
         busy: dict[Any, tuple[int, Hand]] = {}
         while waiting or busy:
             while waiting and free:
                 index, hand = waiting.pop(), free.pop()
                 busy[hand.actor.call.remote(function, shared, items[index])] = (index, hand)
-            ready, _ = ray.wait(list(busy), num_returns=1, timeout=self.engine.step_timeout_s)
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY_S)
             if not ready:
-                raise WorkersLost(f"no answer within {self.engine.step_timeout_s:g} s")
+                for _, hand in busy.values():
+                    hand.lost = not self._answers(hand)
+                    if hand.lost:
+                        raise WorkersLost(f"a worker did not answer within {PING_TIMEOUT_S:g} s")
+                continue
             index, hand = busy.pop(ready[0])
-            yield index, self._get(ready)[0]
+            yield index, self._get(ready, [hand])[0]
             free.append(hand)
 
     def end(self) -> None:
         """See the base class."""
-        self.job = None
+        self.job, self.begun = None, []
         for hand in self.hands:
             # Nobody waits for it: whatever comes next stands in the same queue.
             hand.actor.end.remote()

@@ -72,8 +72,8 @@ class Executor(ABC):
         """Freeze all units as they are now; the function returned writes them and may run in another thread."""
 
     @abstractmethod
-    def recover(self) -> int:
-        """Replace lost workers, or go on with fewer; return how many were lost."""
+    def recover(self) -> None:
+        """Replace lost workers, or go on with fewer."""
 
     @abstractmethod
     def map(
@@ -135,9 +135,8 @@ class LocalExecutor(Executor):
         """See the base class."""
         return self._work.snapshot(variables, checkpoint, list(self._work.units))
 
-    def recover(self) -> int:
+    def recover(self) -> None:
         """See the base class."""
-        return 0
 
     def map(
         self,
@@ -158,6 +157,21 @@ class LocalExecutor(Executor):
         self.end()
 
 
+def check_engine(engine: EngineConfig) -> None:
+    """Check that this machine can do what `engine` asks of it, without loading Ray; a cluster is asked when it is reached.
+
+    Raises:
+        ConfigError: When it cannot.
+    """
+    if engine.workers:
+        check_this_machine(engine)
+    elif engine.gpus_per_worker and not torch.cuda.is_available():
+        raise ConfigError(
+            f"engine.gpus_per_worker must be 0 where torch sees no GPU, got {engine.gpus_per_worker:g}; set it to 0, or "
+            "RAY_ADDRESS to a cluster with GPUs and engine.workers to 1 or more"
+        )
+
+
 def open_executor(engine: EngineConfig) -> Executor:
     """Return the executor that `engine.workers` asks for.
 
@@ -165,15 +179,9 @@ def open_executor(engine: EngineConfig) -> Executor:
         ConfigError: When no node could hold a worker.
         EngineError: When the cluster does not answer, or too few workers can be had.
     """
+    check_engine(engine)
     if not engine.workers:
-        if engine.gpus_per_worker and not torch.cuda.is_available():
-            raise ConfigError(
-                f"engine.gpus_per_worker must be 0 where torch sees no GPU, got {engine.gpus_per_worker:g}; set it to 0, or "
-                "RAY_ADDRESS to a cluster with GPUs and engine.workers to 1 or more"
-            )
         return LocalExecutor(torch.device("cuda" if engine.gpus_per_worker else "cpu"))
-    # Before Ray is loaded: a mistake should be told at once.
-    check_this_machine(engine)
     set_environment()
     from raydd.engine.distributed import RayExecutor
 

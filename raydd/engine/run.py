@@ -12,14 +12,14 @@ from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
 from raydd.engine.coordinator import Coordinator, Progress
-from raydd.engine.executor import Executor
+from raydd.engine.executor import Executor, check_engine
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.numerics import versions
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
 from raydd.errors import RunError
 from raydd.evaluate.protocols import PROTOCOLS
 from raydd.methods import Method, Tensors, create
-from raydd.store import Folder, Lease
+from raydd.store import Folder, Lease, from_json, load_manifest, read_verified
 
 Resume = Literal["auto", "never", "must"]
 _log = logging.getLogger("raydd")
@@ -58,9 +58,10 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
         test: URL of the packed test split.
 
     Raises:
-        ConfigError: When the config asks for what the data or the network cannot give.
+        ConfigError: When the config asks for what the data, the network or this machine cannot give.
         DataError: When there are no shards.
     """
+    check_engine(config.engine)
     real = open_real(config, train)
     resolved = config.resolved(facts_of(real))
     job = Job(config=resolved, shards=train, index_hash=real.index.hash)
@@ -96,7 +97,8 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
     artifact = run.folder("distilled")
     if not artifact.exists("manifest.json"):
         return False
-    done = int(artifact.record("recipe.json")["rounds"])
+    recipe = read_verified(artifact, load_manifest(artifact), "recipe.json")
+    done = Recipe.from_json(from_json(recipe, artifact.url), artifact.url).rounds
     if plan.config.method.rounds < done:
         raise RunError(
             f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}"
@@ -121,25 +123,33 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def distil(plan: Plan, executor: Executor, watch: Callable[[Progress], None] | None = None) -> DistilledSet:
+def distil(
+    plan: Plan, executor: Executor, lease: Lease, watch: Callable[[Progress], None] | None = None
+) -> DistilledSet:
     """Run a plan to its artifact, from its last checkpoint if there is one.
 
+    Args:
+        plan: The run.
+        executor: Who does the work.
+        lease: The right to write to the run's folder.
+        watch: Called after each round.
+
     Raises:
-        RunError: When another driver holds the run.
-        EngineError: When workers cannot be had or kept, or the arithmetic fails.
-        StoreError: When the store does.
+        RunError: When its checkpoints are those of another config, or of more rounds.
+        EngineError: When workers cannot be had or kept, the arithmetic fails, or the lease is lost.
+        StoreError: When the store fails.
     """
     run, config = plan.run, plan.config
-    with Lease.acquire(run.folder("lease")) as lease:
-        run.write("config.yaml", dump_config(config).encode())
-        whitening = _whitening(plan, executor)
-        coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, watch)
-        variables = coordinator.distil()
-        result = _as_set(plan, variables, transform_of(config, plan.real, whitening))
-        lease.check()
-        result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
-        run.write_json("status.json", coordinator.finished())
-        return result
+    run.write("config.yaml", dump_config(config).encode())
+    whitening = _whitening(plan, executor)
+    coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, watch)
+    variables = coordinator.distil()
+    result = _as_set(plan, variables, transform_of(config, plan.real, whitening))
+    lease.check()
+    # Before the artifact: once that is there, nobody asks the coordinator again.
+    run.write_json("status.json", coordinator.finished())
+    result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
+    return result
 
 
 def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSet:
@@ -172,8 +182,9 @@ def _whitening(plan: Plan, executor: Executor) -> Arrays | None:
         return None
     place = Folder(plan.config.store).folder("transforms")
     key = f"{plan.config.data.zca}-{plan.job.whitening_key}.json"
-    if place.exists(key):
-        stored = read_transform(place, place.json(key)["sha256"])
+    sha256 = str(place.record(key).get("sha256")) if place.exists(key) else ""
+    if sha256 and place.exists(f"{sha256}.safetensors"):
+        stored = read_transform(place, sha256)
         return to_arrays({name.removeprefix("transform."): value for name, value in stored.items()})
     arrays = executor.map(_fit, [None], plan.job)[0]
     place.write_json(key, {"sha256": write_transform(place, transform_of(plan.config, plan.real, arrays))})

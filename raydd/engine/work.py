@@ -50,7 +50,7 @@ class Work:
     Args:
         job: What to work on.
         device: Where arithmetic happens.
-        transforms: Tensors of a fitted whitening, where the job has one and it is known already.
+        whitening: Tensors of the fitted whitening, where the config has one.
     """
 
     def __init__(self, job: Job, device: torch.device, whitening: Arrays | None = None) -> None:
@@ -79,7 +79,8 @@ class Work:
     def fresh(self, units: Sequence[int]) -> None:
         """Hold these units, in their state at round 0."""
         self._pending = None
-        self.units = {unit: self.method.unit_state(unit) for unit in units}
+        # In the order that a checkpoint gives them back in: sums over a state must not depend on where it came from.
+        self.units = {unit: dict(sorted(self.method.unit_state(unit).items())) for unit in units}
 
     def restore(self, units: Sequence[int], checkpoint: str, entries: dict[str, Entry]) -> None:
         """Hold these units, in the state that a checkpoint has of them."""

@@ -32,7 +32,8 @@ class Slot:
 
     Attributes:
         index: Its place among all slots of the method; contributions are reduced in this order.
-        unit: The unit whose state it works on, or None. Slots that share a unit are neighbours.
+        unit: The unit whose state it works on, or None. Slots that share a unit are neighbours, and a round has all of them
+            or none: each worker that holds the unit must see that it took part.
         classes: The classes it is about; empty where it is about all.
     """
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from raydd.errors import StoreError
+from raydd.errors import StoreError, StoreFault
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ def call(operation: Callable[[], T], what: str, faults: tuple[type[Exception], .
 
     Raises:
         FileNotFoundError: The file is not there; the message is `what`.
-        StoreError: Any other fault: at once where trying again cannot help, else when all tries are used up.
+        StoreError: Trying again cannot help.
+        StoreFault: All tries are used up.
     """
     retries = _retries()
     for attempt in range(retries + 1):
@@ -149,7 +150,7 @@ def call(operation: Callable[[], T], what: str, faults: tuple[type[Exception], .
                 raise StoreError(f"{what}: {_cause(error)}; {advice(error)}") from error
             if attempt == retries:
                 hint = "check the network, the store and its endpoint"
-                raise StoreError(f"{what}: {_cause(error)}, {attempt + 1} times; {hint}") from error
+                raise StoreFault(f"{what}: {_cause(error)}, {attempt + 1} times; {hint}") from error
             log.debug("%s: %s; trying again", what, _cause(error))
             sleep(min(FIRST_WAIT_S * 2.0**attempt, LONGEST_WAIT_S))
     raise AssertionError("unreachable")
