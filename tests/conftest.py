@@ -19,6 +19,7 @@ os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
+os.environ["MALLOC_ARENA_MAX"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
 
 from tests.s3 import fresh_bucket, s3_endpoint
