@@ -37,13 +37,22 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+# What else there is, in as many rounds, for tests that need no workers.
+MORE: dict[str, dict[str, Any]] = {
+    "dsa": {"rounds": 12, "real_batch": 8, "outer_loop": 2},
+    "mmd": {"rounds": 12, "real_batch": 8},
+    "dd": {"ipc": 2, "rounds": 12, "inner_steps": 2, "inner_epochs": 2, "real_batch": 32},
+    "rtp": {"rounds": 12, "num_bases": 4, "inner_steps": 5, "inner_batch": 4, "real_batch": 4},
+}
+
+
 def toy(method: str, shards: str, store: str, *, workers: int = 0, **changes: Any) -> Config:
     """Return a run of a few seconds; `changes` are dotted keys with `__` for the dot."""
     raw = {
         "name": f"{method}-{workers}",
         "data": {"train": shards},
         "net": {"width": 8},
-        "method": METHODS.get(method, {"name": method}),
+        "method": METHODS.get(method, {"name": method, **MORE.get(method, {})}),
         "engine": {"workers": workers, "checkpoint_every": 4, "checkpoint_every_s": 3600, "replace_timeout_s": 60},
         "store": store,
         "evaluate": {"repeats": 0},
