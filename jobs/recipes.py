@@ -93,8 +93,8 @@ TWO_CORES: dict[str, dict[int, str]] = {
     "mmd": {1: "rounds: 20000"},
     "frepo": {10: "rounds: 3000, lr_syn: 5.0e-3, lr_syn_final: 0.02, real_batch: 256, models_per_round: 2"},
     "rtp": {
-        1: "rounds: 400, inner_steps: 50, inner_batch: 8, inits_per_round: 2",
-        10: "rounds: 400, inner_steps: 50, inner_batch: 8, inits_per_round: 2",
+        1: "rounds: 120, inner_steps: 50, inner_batch: 8",
+        10: "rounds: 120, inner_steps: 50, inner_batch: 8",
     },
     "dd": {1: "rounds: 600, real_batch: 512", 10: "rounds: 600, real_batch: 512"},
     **{name: {1: ""} for name in (*CORESETS, "kmeans", "average", "optimised")},

@@ -16,6 +16,8 @@ import typer
 from raydd.errors import RaydError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from raydd.evaluate import Accuracy
 
 app = typer.Typer(
@@ -100,23 +102,46 @@ def distill(
 
 @app.command()
 def evaluate(
-    url: SetUrl,
+    urls: Annotated[list[str], typer.Argument(metavar="SET...", help="runs or distilled sets, at any fsspec URLs")],
     test: Annotated[str, typer.Option(help="packed test shards, or a SOURCE whose test split is packed first")],
-    train: Annotated[str | None, typer.Option(help="packed training shards or a SOURCE, for baselines")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="packed training shards or a SOURCE, for baselines and choices")
+    ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="see `raydd protocols`; by default the one of the set's method")
     ] = None,
     nets: Annotated[
         str | None, typer.Option(help="such as convnet,frepo_convnet; options as convnet:width=64:norm=batch")
     ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION=V,V", help="vary the networks, as in --grid width=32,64 --grid norm=none,batch"),
+    ] = None,
+    predictors: Annotated[str, typer.Option(help="out of train,krr,knn: networks, regression on features, pixels")] = (
+        "train"
+    ),
     repeats: Annotated[int, typer.Option(help="networks trained")] = 5,
-    baselines: Annotated[str, typer.Option(help="out of random,whole")] = "",
+    baselines: Annotated[
+        str, typer.Option(help="out of random,random@bytes,whole and the coresets, such as herding,kmeans")
+    ] = "",
+    robust: Annotated[
+        bool, typer.Option("--robust", help="the label-robust and the augmentation-robust score")
+    ] = False,
     seed: Annotated[int, typer.Option(help="names initialisations, orders and augmentations")] = 0,
     workers: Annotated[int, typer.Option(help="processes on Ray; 0: this process")] = 0,
+    threads: Annotated[int, typer.Option(help="torch threads of each; part of the numerics")] = 1,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of each; by default one if this process works and sees one, else none")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="keeps finished networks until all are; default: evaluations; '': none"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train networks from scratch on a distilled set and score them on a test split."""
+    """Train networks from scratch on distilled sets and score them on a test split."""
     from raydd import api
+    from raydd.evaluate import parse_grid, robustness
     from raydd.terminal import Terminal
 
     # Commas part networks, so a network's own options are parted by colons here.
@@ -124,38 +149,104 @@ def evaluate(
     terminal = Terminal()
     try:
         results = api.evaluate(
-            url,
+            urls,
             test=test,
             train=train,
             protocol=protocol,
             nets=named,
+            grid=parse_grid(grid or ()),
             repeats=repeats,
             baselines=[name for name in baselines.split(",") if name],
+            predictors=[name for name in predictors.split(",") if name],
+            robust=robust,
             seed=seed,
             workers=workers,
+            threads=threads,
+            gpus=gpus,
+            keep=_keep(keep, workers),
             watcher=terminal,
         )
     finally:
         terminal.close()
+    scores = robustness(results) if robust else []
     if as_json:
-        _print_json({"results": [{"of": a.of, **_accuracy(a), "storage_bytes": a.storage_bytes} for a in results]})
-    else:
-        _table(results)
+        more = {"robust": [score.to_json() for score in scores]} if robust else {}
+        _print_json({"results": [_result(a) for a in results], **more})
+        return
+    _table(results)
+    for score in scores:
+        print_line(f"{score.set}: label-robust score {score.lrs:.3f}, augmentation-robust score {score.ars:.3f}")
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str, typer.Argument(metavar="SET|SHARDS", help="a run, a distilled set or packed shards; or a SOURCE to pack")
+    ],
+    net: Annotated[
+        str, typer.Option(help="such as resnet18, convnet:width=64,norm=batch, torchvision:resnet18, timm:NAME")
+    ],
+    test: Annotated[str | None, typer.Option(help="packed test shards, or a SOURCE, to score it on at the end")] = None,
+    workers: Annotated[int, typer.Option(help="processes of Ray Train; 0: this process")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(help="by default 20 for shards, and for a set as many as make 1000 updates")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="images an update, of all workers together; by default 256")] = None,
+    lr: Annotated[float | None, typer.Option(help="learning rate; by default 0.01, or 0.001 for Adam")] = None,
+    seed: Annotated[int, typer.Option(help="names initial weights, orders and augmentations")] = 0,
+    name: Annotated[str | None, typer.Option(help="the run's folder; by default by data and network")] = None,
+    store: Annotated[str, typer.Option(help="folder of runs, at any fsspec URL")] = "runs",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="more, as in optimiser=adam or engine.gpus_per_worker=1"),
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "never", "must"],
+        typer.Option(help="auto: go on with a run that exists; never: refuse it; must: refuse a new one"),
+    ] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train one network on a distilled set or on packed shards; the same command goes on where it was stopped."""
+    from raydd import api
+    from raydd.terminal import Terminal
+
+    given = {"epochs": epochs, "batch": batch, "lr": lr, "name": name}
+    terminal = Terminal()
+    try:
+        result = api.train(
+            data,
+            net,
+            test=test,
+            workers=workers,
+            overrides=overrides or (),
+            resume=resume,
+            watcher=terminal,
+            seed=seed,
+            store=store,
+            **{key: value for key, value in given.items() if value is not None},
+        )
+    finally:
+        terminal.close()
+    shown = ("run", "final", "accuracy", "loss", "updates", "images", "workers", "seconds")
+    _facts({key: result[key] for key in shown if as_json or result[key] is not None}, as_json)
 
 
 @app.command()
 def report(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="a run, at any fsspec URL")], as_json: Json = False
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="runs, at any fsspec URLs")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="lay them side by side on one page, in the first one's folder")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
-    """Write report.html of a run anew."""
-    from raydd.errors import DataError
-    from raydd.report import write_report
-    from raydd.store import Folder
+    """Write report.html of runs anew, or one page that compares them."""
+    from raydd import api
 
-    folder = Folder(run)
-    if not folder.exists("config.yaml"):
-        raise DataError(f"expected a run at {folder.url}, got no config.yaml there; check the URL")
-    _facts({"report": write_report(folder)}, as_json)
+    if compare:
+        _facts({"report": api.compare(runs)}, as_json)
+        return
+    reports = [api.report(run) for run in runs]
+    _facts({"report": reports[0]} if len(reports) == 1 else {"reports": reports}, as_json)
 
 
 @app.command()
@@ -166,6 +257,29 @@ def pull(
     from raydd.catalogue import pull as run
 
     _facts({"set": run(url, dest)}, as_json)
+
+
+@app.command()
+def export(
+    url: SetUrl,
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="a new or empty folder, at any fsspec URL")],
+    format: Annotated[
+        Literal["webdataset", "folder", "hf"],
+        typer.Option(help="webdataset: tars; folder: PNG files, lossy; hf: for Hugging Face datasets"),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Write a distilled set in the format of another tool."""
+    from raydd import api
+    from raydd.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        done = api.export(url, dest, format, watcher=terminal)
+    finally:
+        terminal.close()
+    facts = {"export": done.url, "format": done.format, "images": done.images, "files": done.files, "bytes": done.bytes}
+    _facts({**facts, "lossy": done.lossy or ("" if as_json else "no")}, as_json)
 
 
 @app.command()
@@ -307,12 +421,51 @@ def _accuracy(accuracy: Accuracy) -> dict[str, Any]:
     return {key: raw[key] for key in ("mean", "std", "repeats", "protocol", "net")}
 
 
+def _keep(said: str | None, workers: int) -> str | None:
+    """Return where finished networks are kept: in the working directory, unless it is not ours or not the workers'."""
+    import os
+
+    if said is not None:
+        return said or None
+    elsewhere = bool(workers and os.environ.get("RAY_ADDRESS"))
+    return "evaluations" if os.access(".", os.W_OK) and not elsewhere else None
+
+
+def _result(accuracy: Accuracy) -> dict[str, Any]:
+    """Return all of an accuracy but the single repeats."""
+    return {key: value for key, value in accuracy.to_json().items() if key != "each"}
+
+
 def _table(accuracies: tuple[Accuracy, ...] | list[Accuracy]) -> None:
+    from raydd.evaluate import arrange
+
+    several = len({a.set for a in accuracies}) > 1
     for a in accuracies:
-        score = f"{a.mean:6.2f} +- {a.std:4.2f} %"
-        print_line(
-            f"{a.of:10} {score}  {a.images} images, {a.storage_bytes} bytes, {a.repeats} x {a.net}, protocol {a.protocol}"
-        )
+        particulars = [*_particulars(a), *([str(a.set)] if several else [])]
+        print_line(f"{a.of:12} {a.mean:6.2f} +- {a.std:4.2f} %  {', '.join(particulars)}")
+    table = arrange(accuracies)
+    if len(table.columns) > 1 and len({a.set for a in accuracies} | {a.net for a in accuracies}) > 2:
+        print_line("")
+        for line in table.lines():
+            print_line(line)
+    for note in dict.fromkeys(a.note for a in accuracies if a.note):
+        print_line(f"note: {note}")
+
+
+def _particulars(a: Accuracy) -> Iterator[str]:
+    """Yield whatever else a reader of an accuracy must know, in few words."""
+    yield f"{a.images} images, {a.storage_bytes} bytes"
+    if a.images_per_class is not None and a.stored_images_per_class is not None:
+        yield f"{a.images_per_class:g} a class ({a.stored_images_per_class:.3g} by storage)"
+    yield f"{a.repeats} x {a.net}" if a.net else f"{a.repeats} x"
+    yield f"protocol {a.protocol}"
+    if a.predictor != "train":
+        yield a.predictor
+    if a.lr is not None:
+        yield f"rate {a.lr:g}"
+        yield "augmented" if a.augment else "not augmented"
+    if a.labels == "soft":
+        yield "soft labels"
 
 
 _received: list[int] = []

@@ -37,6 +37,14 @@ class Terminal:
         """Show networks trained."""
         self._show("evaluating", done, total, "networks")
 
+    def exporting(self, done: int, total: int) -> None:
+        """Show images written."""
+        self._show("exporting", done, total, "images")
+
+    def training(self, done: int, total: int, loss: float) -> None:
+        """Show updates of a network done."""
+        self._show("training", done, total, f"updates, loss {loss:.4g}")
+
     def round(self, progress: Progress) -> None:
         """Show rounds done."""
         loss = progress.metrics.get("loss")

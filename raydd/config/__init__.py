@@ -4,9 +4,10 @@ from raydd.config.base import DataFacts, Section
 from raydd.config.load import config_from, dump_config, load_config, parse_yaml, validate
 from raydd.config.methods import DMConfig, FRePoConfig, MethodConfig, MethodSpec, RandomConfig, methods
 from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig
-from raydd.config.run import PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig
+from raydd.config.run import BASELINES, PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig
 
 __all__ = [
+    "BASELINES",
     "NETS",
     "PROTOCOLS",
     "Config",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
@@ -14,7 +14,12 @@ from raydd.config.methods import MethodConfig, methods
 from raydd.config.net import NETS, NetConfig
 from raydd.errors import ConfigError
 
-PROTOCOLS = ("dc", "dd", "dsa", "frepo", "rtp")
+ProtocolName = Literal["dc", "dd", "dsa", "fair", "frepo", "rtp"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+BaselineName = Literal[
+    "random", "random@bytes", "herding", "kcenter", "forgetting", "kmeans", "average", "optimised", "whole"
+]
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -61,13 +66,13 @@ class EngineConfig(Section):
 class EvaluateConfig(Section):
     """How the distilled set is scored."""
 
-    protocol: Literal["dc", "dd", "dsa", "frepo", "rtp"] | Auto = Field("auto", description="auto: the method's own")
+    protocol: ProtocolName | Auto = Field("auto", description="auto: the method's own")
     nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
-    every: Literal[0] = Field(0, description="rounds between evaluations on the way; 0: none")
-    select: Literal["last"] = Field("last", description="which round's set is the result")
+    every: int = Field(0, ge=0, description="rounds between scores on the validation part on the way; 0: none")
+    select: Literal["last", "val"] = Field("last", description="the result: the last set, or the best of those scores")
     sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")
-    baselines: list[Literal["random", "whole"]] = Field(["random"], description="scored beside the distilled set")
+    baselines: list[BaselineName] = Field(["random"], description="scored beside the distilled set")
     whole_epochs: int = Field(20, ge=1, description="epochs of the training on the whole set, cosine to zero")
 
 
@@ -85,6 +90,19 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     store: str = Field("runs", description="folder of runs, at any fsspec URL")
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _check_selection(self) -> Self:
+        if self.evaluate.every and not self.data.val_fraction:
+            raise ValueError(
+                "evaluate.every scores on the validation part of the training split, so data.val_fraction must be > 0, "
+                f"got {self.data.val_fraction:g}; set it to 0.1, or evaluate.every to 0"
+            )
+        if self.evaluate.select == "val" and not self.evaluate.every:
+            raise ValueError(
+                "evaluate.select val chooses among scores on the way, so evaluate.every must be > 0, got 0"
+            )
+        return self
 
     @field_validator("name")
     @classmethod

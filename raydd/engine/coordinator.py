@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ import safetensors.torch
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
 from raydd.engine.executor import Executor, WorkersLost
 from raydd.engine.job import Job
+from raydd.engine.validation import Validation
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
 from raydd.errors import EngineError, IntegrityError, RunError
 from raydd.methods import Contribution, Method, Tensors
@@ -73,6 +74,7 @@ class Coordinator:
         whitening: Tensors of the fitted whitening, where the config has one.
         run: The run's folder.
         lease: The right to write to it.
+        validation: Takes the sets that are to be scored on the way.
         watch: Called after each round.
     """
 
@@ -84,9 +86,11 @@ class Coordinator:
         whitening: Arrays | None,
         run: Folder,
         lease: Lease,
+        validation: Validation,
         watch: Callable[[Progress], None] | None = None,
     ) -> None:
         self.job, self.method, self.executor, self.whitening = job, method, executor, whitening
+        self.validation = validation
         self.run, self.lease, self.watch = run, lease, watch
         self.engine = job.config.engine
         self.rounds = job.config.method.rounds
@@ -113,6 +117,9 @@ class Coordinator:
             while self.round < self.rounds:
                 self._try(self._rounds)
             return self.variables
+        except BaseException:
+            self.validation.close()
+            raise
         finally:
             self.checkpoints.close()
 
@@ -149,6 +156,7 @@ class Coordinator:
             self.round, self.clock = checkpoint.round, Clock(checkpoint.seconds)
             self.variables, self.optimiser = checkpoint.variables, checkpoint.optimiser
             self.executor.restore(checkpoint.url, checkpoint.entries)
+        self.validation.enter()
         names = [_HISTORY.fullmatch(name) for name in self.run.folder("history").list()]
         self.kept = [int(name[1]) for name in names if name]
         self.lines = [line for line in read_metrics(self.run) if line["round"] < self.round]
@@ -177,6 +185,7 @@ class Coordinator:
             if self.round % stride == 0 or self.round == self.rounds - 1:
                 self.lines.append({"round": self.round, "seconds": round(self.clock.seconds(), 3), **metrics})
             self.round += 1
+            self.validation.offer(self.variables, self.round, last=self.round == self.rounds)
             if self.watch is not None:
                 workers = self.executor.workers
                 self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
@@ -215,11 +224,12 @@ class Coordinator:
         self.checkpoints.wait(STORE_TIMEOUT_S)
         self.lease.check()
         units = self.executor.snapshot(to_arrays(self.variables), self.checkpoints.url(self.round))
-        lines, seconds, status = list(self.lines), self.clock.seconds(), self._status("running")
+        round, lines, seconds, status = self.round, list(self.lines), self.clock.seconds(), self._status("running")
         history = self._history()
 
         def extras() -> None:
             self.lease.check()
+            self.validation.settle(round, STORE_TIMEOUT_S)
             write_metrics(self.run, lines)
             for name, data in history.items():
                 self.run.folder("history").write(name, data)
@@ -280,3 +290,18 @@ def read_metrics(run: Folder) -> list[dict[str, float]]:
 def write_metrics(run: Folder, lines: Sequence[dict[str, float]]) -> None:
     """Write a run's metrics.jsonl whole."""
     run.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def with_scores(lines: Sequence[dict[str, float]], scores: Mapping[int, dict[str, float]]) -> list[dict[str, float]]:
+    """Return the lines of a run's metrics with its validation scores: each a line of its own, after the round that made the set.
+
+    Args:
+        lines: Lines of rounds.
+        scores: Accuracy and deviation on the validation part by the number of rounds that a set had seen.
+    """
+    seconds = {line["round"]: line["seconds"] for line in lines if "seconds" in line}
+    plain = [line for line in lines if "val_accuracy" not in line]
+    scored = [
+        {"round": n - 1, **({"seconds": seconds[n - 1]} if n - 1 in seconds else {}), **scores[n]} for n in scores
+    ]
+    return sorted([*plain, *scored], key=lambda line: (line["round"], "val_accuracy" in line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from threading import Event
 from typing import Any, TypeVar
 
 import ray
@@ -13,17 +14,27 @@ from raydd.config import EngineConfig
 from raydd.engine.cluster import Hand, connect, hire, release
 from raydd.engine.executor import Executor, Item, Result, Shared, WorkersLost, deal, units_of
 from raydd.engine.job import Job
+from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.engine.validation import Ask, Score, score_of
 from raydd.engine.work import Arrays, Reply
 from raydd.errors import EngineError, RaydError
 from raydd.methods import Slot
 from raydd.store import Entry
 
 T = TypeVar("T")
+SCORE_LOOK_S = 0.5
 PING_TIMEOUT_S = 20.0
 LOOK_EVERY_S = 60.0
 MOST_MAP_LOSSES = 20
 _INLINE_BYTES = 100_000
 _log = logging.getLogger("raydd")
+
+
+@ray.remote(max_retries=2)
+def _score(ask: Ask, url: str) -> Score:
+    keep_heap()
+    apply_numerics(EngineConfig.model_validate(ask.engine))
+    return score_of(ask, url)
 
 
 class RayExecutor(Executor):
@@ -206,6 +217,23 @@ class RayExecutor(Executor):
             index, hand = busy.pop(ready[0])
             yield index, self._get(ready, [hand])[0]
             free.append(hand)
+
+    def score_beside(self, ask: Ask, url: str, stop: Event) -> Score | None:
+        """See the base class. A task, which waits for resources that no worker holds."""
+        engine = self.engine
+        task = _score.options(num_cpus=engine.cpus_per_worker, num_gpus=engine.gpus_per_worker).remote(ask, url)
+        while not stop.is_set():
+            ready, _ = ray.wait([task], timeout=SCORE_LOOK_S)
+            if ready:
+                try:
+                    return ray.get(task)
+                except RayError as error:
+                    _log.warning(
+                        "a score beside the run failed (%s); it is left to the end", str(error).splitlines()[0]
+                    )
+                    return None
+        ray.cancel(task, force=True)
+        return None
 
     def end(self) -> None:
         """See the base class."""

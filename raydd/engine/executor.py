@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from threading import Event
 from typing import Self, TypeVar
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from raydd.config import EngineConfig
 from raydd.engine.cluster import check_this_machine, set_environment
 from raydd.engine.job import Job
+from raydd.engine.validation import Ask, Score, score_in_a_process
 from raydd.engine.work import Arrays, Reply, Work
 from raydd.errors import ConfigError
 from raydd.evaluate import sequential
@@ -89,6 +91,13 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def score_beside(self, ask: Ask, url: str, stop: Event) -> Score | None:
+        """Return the validation score of the set at `url` without the workers' help; None when stopped or impossible.
+
+        Called from a thread of its own, which may wait.
+        """
+
+    @abstractmethod
     def end(self) -> None:
         """Forget the run that `begin` gave, and the images held for it; the workers stay."""
 
@@ -147,6 +156,10 @@ class LocalExecutor(Executor):
     ) -> list[Result]:
         """See the base class."""
         return sequential(function, items, shared, on_result)
+
+    def score_beside(self, ask: Ask, url: str, stop: Event) -> Score | None:
+        """See the base class."""
+        return score_in_a_process(ask, url, stop)
 
     def end(self) -> None:
         """See the base class."""

@@ -11,10 +11,11 @@ from raydd.config import Config, config_from, dump_config, methods, parse_yaml
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
-from raydd.engine.coordinator import Coordinator, Progress
+from raydd.engine.coordinator import Coordinator, Progress, read_metrics, with_scores, write_metrics
 from raydd.engine.executor import Executor, check_engine
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.numerics import versions
+from raydd.engine.validation import Ask, Validation
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
 from raydd.errors import RunError
 from raydd.evaluate.protocols import PROTOCOLS
@@ -142,17 +143,30 @@ def distil(
     run, config = plan.run, plan.config
     run.write("config.yaml", dump_config(config).encode())
     whitening = _whitening(plan, executor)
-    coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, watch)
+    transform = transform_of(config, plan.real, whitening)
+
+    def as_set(variables: Tensors, rounds: int) -> DistilledSet:
+        return _as_set(plan, variables, transform, rounds)
+
+    ask = Ask.of(config, plan.job.shards)
+    validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside)
+    coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, validation, watch)
     variables = coordinator.distil()
-    result = _as_set(plan, variables, transform_of(config, plan.real, whitening))
+    scores = validation.finish(executor.map)
+    result = as_set(variables, config.method.rounds)
+    if config.evaluate.select == "val":
+        # Of equals the earliest.
+        result = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
     lease.check()
+    if scores:
+        write_metrics(run, with_scores(read_metrics(run), scores))
     # Before the artifact: once that is there, nobody asks the coordinator again.
     run.write_json("status.json", coordinator.finished())
     result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
     return result
 
 
-def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSet:
+def _as_set(plan: Plan, variables: Tensors, transform: Transform, rounds: int) -> DistilledSet:
     config, method = plan.config, plan.method
     tensors = {name: value.detach().contiguous() for name, value in method.distilled(variables).items()}
     facts = method.problem.facts
@@ -169,7 +183,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform) -> DistilledSe
         augmentation=protocol.operations(handwritten=facts.handwritten),
         transform=transform.to_json(),
         index_hash=plan.job.index_hash,
-        rounds=config.method.rounds,
+        rounds=rounds,
         versions=versions(),
     )
     images, labels = tensors.pop("images"), tensors.pop("labels")

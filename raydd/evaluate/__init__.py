@@ -6,10 +6,36 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from raydd.evaluate.grid import parse_grid
+from raydd.evaluate.mapping import MapFunction, sequential
+from raydd.evaluate.matrix import Matrix, arrange
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
-from raydd.evaluate.score import Accuracy, MapFunction, evaluate, net_text, sequential
+from raydd.evaluate.request import Request, net_text
+from raydd.evaluate.results import Accuracy
+from raydd.evaluate.resume import Keeping
+from raydd.evaluate.robust import Robustness, robust_requests, robustness
+from raydd.evaluate.score import evaluate, evaluate_all
+from raydd.evaluate.validate import validate
 
-__all__ = ["PROTOCOLS", "Accuracy", "MapFunction", "Protocol", "evaluate", "net_text", "sequential"]
+__all__ = [
+    "PROTOCOLS",
+    "Accuracy",
+    "Keeping",
+    "MapFunction",
+    "Matrix",
+    "Protocol",
+    "Request",
+    "Robustness",
+    "arrange",
+    "evaluate",
+    "evaluate_all",
+    "net_text",
+    "parse_grid",
+    "robust_requests",
+    "robustness",
+    "sequential",
+    "validate",
+]
 
 
 class _Callable(ModuleType):

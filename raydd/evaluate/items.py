@@ -1,13 +1,14 @@
-"""One training and one score: the unit that evaluation spreads over processes.
+"""A group of trainings and their scores: the unit that evaluation spreads over processes.
 
 What travels between processes is plain data with numpy arrays; real images are read where they are needed, by URL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,13 +18,18 @@ from raydd.config import NETS
 from raydd.data.plan import EpochPlan, class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
+from raydd.evaluate.knn import knn_accuracy
+from raydd.evaluate.krr import krr_accuracy
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
 from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps, with_fixed
+from raydd.functional.stacked import train_group
 from raydd.functional.train import train, train_on
 from raydd.nets import NetState, apply, build, initialise
 from raydd.seeding import derive, generator
 
 SCORE_BATCH = 500
+Part = Literal["test", "val"]
+Predictor = Literal["train", "krr", "knn"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +51,9 @@ class Shared:
         val_fraction: Share of the training split that was kept for selection, and is no part of the baselines.
         split_seed: What that split is keyed by.
         whole_epochs: Epochs of the training on the whole set.
-        random_counts: How many real images of each class the random baseline takes.
+        draws: How many real images of each class the baselines of random images take, by their names.
+        others: Images and labels, like `images` and `labels`, of the baselines that were chosen beforehand, by their names.
+        device: Where networks are trained, as torch names it.
         learned: What else was learned and decides a training: step sizes, and the network they are for.
     """
 
@@ -63,7 +71,9 @@ class Shared:
     val_fraction: float
     split_seed: int
     whole_epochs: int
-    random_counts: tuple[int, ...]
+    draws: dict[str, tuple[int, ...]]
+    device: str
+    others: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     learned: dict[str, np.ndarray] = field(default_factory=dict)
 
     def preprocessing(self) -> Transform:
@@ -77,59 +87,169 @@ class Shared:
         assert self.train is not None, "baselines without training shards are refused before anything starts"
         return real_data(self.train, self.classes, self.val_fraction, self.split_seed)
 
+    def judges(self, part: Part) -> RealData:
+        """Return the real images that networks are scored on: the test split, or what was kept of the training split."""
+        if part == "test":
+            return real_data(self.test, self.classes)
+        assert self.train is not None, "a choice without training shards is refused before anything starts"
+        return real_data(self.train, self.classes, self.val_fraction, self.split_seed, "val")
+
+    def labels_of(self, of: str) -> Tensor | None:
+        """Return the labels of a set that was given; None for real images, whose labels are hard."""
+        given = self.labels if of == "distilled" else self.others[of][1] if of in self.others else None
+        return None if given is None else torch.from_numpy(given.copy())
+
+    def protocol_of(self, item: Item) -> Protocol:
+        """Return how an item's networks are trained."""
+        protocol = PROTOCOLS[self.protocol].on(self.data)
+        return protocol.fitted(self.labels_of(item.of), lr=item.lr, augment=item.augment)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One network to train and score.
+    """Networks of one kind to train and score together.
+
+    The group is part of the numerics: networks of one group may be trained stacked, which rounds otherwise.
 
     Attributes:
-        of: What it is trained on: `distilled`, `random` or `whole`.
+        of: What it is trained on: `distilled`, or a baseline.
         net: The network's config as plain data.
         net_text: The same as text; names the item's draws.
-        repeat: From 0.
+        repeats: Which repeats of this training, from 0, each a network with draws of its own.
+        predictors: Who answers: the network that was `train`ed, `krr` on its features; or `knn` alone, for which none is.
+        lr: The learning rate where the protocol leaves it open.
+        augment: Whether the protocol's augmentation is applied.
+        part: What is scored: the test split, or `val` of the training split for a choice.
     """
 
     of: str
     net: dict[str, Any]
     net_text: str
-    repeat: int
+    repeats: tuple[int, ...]
+    predictors: tuple[Predictor, ...] = ("train",)
+    lr: float | None = None
+    augment: bool = True
+    part: Part = "test"
+
+    def seed(self, shared: Shared, repeat: int) -> int:
+        """Return what all draws of a repeat are keyed by; not by the rate or the augmentation, which are compared."""
+        purpose = "evaluate" if self.part == "test" else "choose"
+        return derive(shared.seed, purpose, self.of, shared.protocol, self.net_text, repeat)
 
 
-@lru_cache(maxsize=2)
-def real_data(url: str, classes: tuple[str, ...], val_fraction: float = 0.0, seed: int = 0) -> RealData:
+@lru_cache(maxsize=3)
+def real_data(
+    url: str,
+    classes: tuple[str, ...],
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    part: Literal["train", "val"] = "train",
+) -> RealData:
     """Return packed shards relabelled to `classes`; kept, so that the items of a process read them once."""
     return RealData(
-        url, classes=list(classes), part="train" if val_fraction else "all", val_fraction=val_fraction, seed=seed
+        url, classes=list(classes), part=part if val_fraction else "all", val_fraction=val_fraction, seed=seed
     )
 
 
-def accuracy(shared: Shared, item: Item) -> float:
-    """Train one network and return its accuracy on the test set in percent.
+def groups(repeats: int, size: int) -> list[tuple[int, ...]]:
+    """Return repeats 0, 1, ... in groups of `size` >= 1, the last one what is left."""
+    return [tuple(range(first, min(first + size, repeats))) for first in range(0, repeats, size)]
+
+
+def accuracies(shared: Shared, item: Item) -> list[float]:
+    """Train the networks of a group and return the accuracy of each on the test set in percent, predictor by predictor.
 
     The result depends on the arguments alone (and on the number of torch threads and the device), not on where or in
-    which order items are done: order, augmentation, initial weights and the draw of real images are keyed by the item.
+    which order items are done: order, augmentation, initial weights and the draw of real images are keyed by the item
+    and the repeat.
     """
-    protocol = PROTOCOLS[shared.protocol].on(shared.data)
+    if item.predictors == ("knn",):
+        return _by_neighbours(shared, item)
+    protocol = shared.protocol_of(item)
     net = NETS[item.net["name"]].model_validate(item.net)
-    seed = derive(shared.seed, "evaluate", item.of, protocol.name, item.net_text, item.repeat)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(shared.device)
     preprocessing = shared.preprocessing().to(device)
     module = build(net, (shared.images.shape[1], shared.images.shape[2], shared.images.shape[3]), len(shared.classes))
-    state = initialise(module, generator(seed, "net"), device, law=protocol.init).channels_last()
+    seeds = [item.seed(shared, repeat) for repeat in item.repeats]
+    states = [initialise(module, generator(seed, "net"), device, law=protocol.init).channels_last() for seed in seeds]
     if item.of == "whole":
-        state = _train_whole(shared, protocol, module, state, seed, preprocessing, device)
+        each = zip(states, seeds, strict=True)
+        states = [_train_whole(shared, protocol, module, state, seed, preprocessing, device) for state, seed in each]
     elif item.of == "distilled" and protocol.learned_steps:
-        state = _by_steps(shared, module, state, device)
+        states = [_by_steps(shared, module, state, device) for state in states]
     else:
-        x, labels = _random(shared, seed, preprocessing, device) if item.of == "random" else _distilled(shared, device)
-        y = protocol.targets(labels, len(shared.classes)).to(device)
-        augment = protocol.augment(handwritten=shared.handwritten)
-        state = train(module, state, x, y, protocol.recipe(len(x)), seed=seed, augment=augment)
-    return score(module, state, real_data(shared.test, shared.classes), preprocessing, device)
+        states = _train_together(shared, item, module, states, seeds, preprocessing, device)
+    found = []
+    for predictor in item.predictors:
+        if predictor == "krr":
+            found += _by_krr(shared, item, module, states, preprocessing, device)
+        else:
+            found += score(module, states, shared.judges(item.part), preprocessing, device)
+    return found
+
+
+def _train_together(
+    shared: Shared,
+    item: Item,
+    module: nn.Module,
+    states: Sequence[NetState],
+    seeds: Sequence[int],
+    preprocessing: Transform,
+    device: torch.device,
+) -> list[NetState]:
+    """Train on a distilled set, which all repeats have in common, or on real images, of which each has its own."""
+    protocol = shared.protocol_of(item)
+    sets = []
+    for seed in seeds if item.of in shared.draws else seeds[:1]:
+        x, labels = images_of(shared, item, seed, preprocessing, device)
+        sets.append((x, protocol.targets(labels, len(shared.classes)).to(device)))
+    recipe, augment = protocol.recipe(len(sets[0][0])), protocol.augment(handwritten=shared.handwritten)
+    if len(states) == 1:
+        return [train(module, states[0], *sets[0], recipe, seed=seeds[0], augment=augment)]
+    x, y = (torch.stack(tensors) for tensors in zip(*sets, strict=True))
+    x, y = x.expand(len(states), *x.shape[1:]), y.expand(len(states), *y.shape[1:])
+    return train_group(module, states, x, y, recipe, seeds=seeds, augment=augment)
+
+
+def _by_krr(
+    shared: Shared,
+    item: Item,
+    module: nn.Module,
+    states: Sequence[NetState],
+    preprocessing: Transform,
+    device: torch.device,
+) -> list[float]:
+    found = []
+    for repeat, state in zip(item.repeats, states, strict=True):
+        x, labels = images_of(shared, item, item.seed(shared, repeat), preprocessing, device)
+        test, classes = shared.judges(item.part).stream(SCORE_BATCH), len(shared.classes)
+        found.append(krr_accuracy(module, state, x, labels, test, preprocessing, num_classes=classes))
+    return found
+
+
+def _by_neighbours(shared: Shared, item: Item) -> list[float]:
+    """Score the nearest neighbours in the set of each repeat."""
+    device = torch.device(shared.device)
+    preprocessing, found = shared.preprocessing().to(device), []
+    for repeat in item.repeats:
+        x, labels = images_of(shared, item, item.seed(shared, repeat), preprocessing, device)
+        test = ((images.to(device), truth) for images, truth in shared.judges(item.part).stream(SCORE_BATCH))
+        found.append(knn_accuracy(x, labels.to(device), test, preprocessing))
+    return found
+
+
+def images_of(
+    shared: Shared, item: Item, seed: int, preprocessing: Transform, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return what an item's networks are trained on, normalised, on the device, and the labels."""
+    if item.of in shared.draws:
+        return _random(shared, shared.draws[item.of], seed, preprocessing, device)
+    images, labels = shared.others.get(item.of, (shared.images, shared.labels))
+    # Copies, because arrays that come out of an object store are read-only, which torch warns about.
+    return torch.from_numpy(images.copy()).to(device), torch.from_numpy(labels.copy())
 
 
 def _distilled(shared: Shared, device: torch.device) -> tuple[Tensor, Tensor]:
-    # Copies, because arrays that come out of an object store are read-only, which torch warns about.
     return torch.from_numpy(shared.images.copy()).to(device), torch.from_numpy(shared.labels.copy())
 
 
@@ -141,13 +261,13 @@ def _by_steps(shared: Shared, module: nn.Module, state: NetState, device: torch.
     return apply_steps(module, state, x, y.to(device), learned[STEP_SIZES])
 
 
-def _random(shared: Shared, seed: int, preprocessing: Transform, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Draw as many real images of each class as the distilled set has, or stands for."""
+def _random(
+    shared: Shared, counts: tuple[int, ...], seed: int, preprocessing: Transform, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Draw real images, so many of each class."""
     real = shared.real()
     picked = [
-        class_batch(real.by_class[c], count, generator(seed, "random", c))
-        for c, count in enumerate(shared.random_counts)
-        if count
+        class_batch(real.by_class[c], count, generator(seed, "random", c)) for c, count in enumerate(counts) if count
     ]
     ids = torch.cat(picked)
     return preprocessing(real.images(ids).to(device)), real.labels[ids]
@@ -183,10 +303,14 @@ def _train_whole(
 
 
 @torch.no_grad()
-def score(module: nn.Module, state: NetState, test: RealData, preprocessing: Transform, device: torch.device) -> float:
-    """Return the share of test images whose strongest logit is their class, in percent."""
-    correct = 0
+def score(
+    module: nn.Module, states: Sequence[NetState], test: RealData, preprocessing: Transform, device: torch.device
+) -> list[float]:
+    """Return, for each network, the share of test images whose strongest logit is their class, in percent."""
+    correct = torch.zeros(len(states), dtype=torch.int64, device=device)
     for images, labels in test.stream(SCORE_BATCH):
-        logits = apply(module, state.params, state.buffers, preprocessing(images.to(device)))
-        correct += int((logits.argmax(1).cpu() == labels).sum())
-    return 100.0 * correct / len(test)
+        x, truth = preprocessing(images.to(device)), labels.to(device)
+        for place, state in enumerate(states):
+            logits = apply(module, state.params, state.buffers, x)
+            correct[place] += (logits.argmax(1) == truth).sum()
+    return [100.0 * right / len(test) for right in correct.tolist()]

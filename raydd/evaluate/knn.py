@@ -44,7 +44,7 @@ def knn_accuracy(
     for batch, truth in test:
         distances = torch.cdist(preprocessing(batch).flatten(1), images.flatten(1))
         nearest = distances.topk(k, largest=False).indices
-        correct += int((_vote(hard[nearest]) == truth).sum())
+        correct += int((_vote(hard[nearest]).cpu() == truth).sum())
         total += len(truth)
     if total == 0:
         raise DataError("expected test images to score nearest neighbours on, got none")
@@ -56,5 +56,5 @@ def _vote(classes: Tensor) -> Tensor:
     k = classes.shape[1]
     votes = F.one_hot(classes).float()
     # Less than one vote, and more of it the nearer a class's nearest neighbour is.
-    nearness = (k - torch.arange(k, dtype=torch.float32)) / (k + 1)
+    nearness = (k - torch.arange(k, dtype=torch.float32, device=classes.device)) / (k + 1)
     return (votes.sum(1) + (votes * nearness[:, None]).amax(1)).argmax(1)

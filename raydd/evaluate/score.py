@@ -1,111 +1,26 @@
-"""What networks trained on a distilled set score, beside random real images and the whole set."""
+"""What networks trained on distilled sets score, beside real images chosen in other ways and the whole set."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import torch
 
-from raydd.config import DataFacts, NetConfig
-from raydd.data.index import Index, load_index
+from raydd.config import NetConfig
 from raydd.distilled import DistilledSet
-from raydd.errors import ConfigError, DataError
-from raydd.evaluate.items import Item, Shared, accuracy, class_counts, real_data
-from raydd.evaluate.protocols import PROTOCOLS
-from raydd.evaluate.steps import FIXED, STEP_SIZES
-from raydd.store import Folder
+from raydd.evaluate.items import Item, Predictor, accuracies, real_data
+from raydd.evaluate.mapping import MapFunction, Progress, sequential
+from raydd.evaluate.protocols import Protocol
+from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, float_bytes, net_text, prepare
+from raydd.evaluate.results import Accuracy, deviation
 
-BASELINES = ("random", "whole")
-WHOLE_REPEATS = 2
-SHOWN = ("width", "depth", "norm")  # of a network, whether default or not
+CHOICE_REPEATS = 2
+CUDA_GROUP = 20
 
-S = TypeVar("S")
-I = TypeVar("I")  # noqa: E741
-R = TypeVar("R")
-Progress = Callable[[int, int], None]
-
-
-class MapFunction(Protocol):
-    """Applies a function to items, wherever and in whatever order, and returns the results in the order of the items.
-
-    `function` is a module-level function, `shared` and the items are picklable plain data with numpy arrays.
-    `on_result` is called in the calling process with (done, total) whenever an item is done.
-    """
-
-    def __call__(
-        self, function: Callable[[S, I], R], items: Sequence[I], shared: S, on_result: Progress | None = None
-    ) -> list[R]:
-        """Return `[function(shared, item) for item in items]`."""
-        ...
-
-
-def sequential(
-    function: Callable[[S, I], R], items: Sequence[I], shared: S, on_result: Progress | None = None
-) -> list[R]:
-    """Apply a function to items one after the other in this process; see `MapFunction`."""
-    results = []
-    for item in items:
-        results.append(function(shared, item))
-        if on_result is not None:
-            on_result(len(results), len(items))
-    return results
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """What networks of one kind score after training on one kind of set.
-
-    Attributes:
-        of: `distilled`, `random` (real images at the same count per class, a new draw each repeat; beside an addressed
-            memory as many as it takes the storage of) or `whole`.
-        protocol: Name of the protocol.
-        net: The network that was trained, as text that a config reads back.
-        mean: Percent, over repeats.
-        std: Sample deviation in percent; 0 for a single repeat.
-        repeats: Networks trained.
-        each: Percent of each repeat.
-        images: Images trained on.
-        storage_bytes: Bytes of those images and their labels: all that was learned for a distilled set, uint8 pixels
-            and int64 labels for real images.
-    """
-
-    of: str
-    protocol: str
-    net: str
-    mean: float
-    std: float
-    repeats: int
-    each: list[float]
-    images: int
-    storage_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, raw: Any) -> Accuracy:
-        """Read it back.
-
-        Raises:
-            DataError: When it is something else.
-        """
-        try:
-            return TypeAdapter(cls).validate_python(raw)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the record"
-            raise DataError(f"expected an accuracy, got {where}: {first['msg']}; evaluate again") from None
-
-
-def net_text(net: NetConfig) -> str:
-    """Return a network as short text that a config reads back, such as `convnet:width=32,depth=3,norm=none`."""
-    extra = net.model_dump(exclude={"name", *SHOWN}, exclude_defaults=True)
-    options = {key: getattr(net, key) for key in SHOWN if hasattr(net, key)} | extra
-    return ":".join([net.name, ",".join(f"{key}={value}" for key, value in options.items())]).removesuffix(":")
+Key = TypeVar("Key")
 
 
 def evaluate(
@@ -117,182 +32,231 @@ def evaluate(
     nets: Sequence[NetConfig | str] | None = None,
     repeats: int = 5,
     baselines: Sequence[str] = (),
+    coresets: Mapping[str, DistilledSet] | None = None,
+    predictors: Sequence[str] = ("train",),
     whole_epochs: int = 20,
     seed: int = 0,
+    device: str | None = None,
+    group: int | None = None,
     map: MapFunction = sequential,
     on_result: Progress | None = None,
 ) -> list[Accuracy]:
-    """Train networks from scratch on a distilled set and score them on the test set.
-
-    Every network is named by (seed, what it is trained on, protocol, network, repeat), and so are its initial weights,
-    the order of its batches and their augmentation: the numbers are the same however `map` spreads them. The test
-    images are read for scoring only; nothing is chosen by them.
+    """Train networks from scratch on a distilled set and score them on the test set; see `evaluate_all`.
 
     Args:
         ds: The set.
-        test: URL of packed test shards; their classes are matched to the set's by name.
-        train: URL of packed training shards, for baselines.
-        protocol: Name of a protocol; the set's own where it is None.
-        nets: Networks, as configs or text such as `convnet:width=64`; the one that the set was distilled with where
-            None.
-        repeats: Networks trained for each result; 0 for no evaluation.
-        baselines: Out of `random` and `whole`. The whole set is trained on at most twice.
-        whole_epochs: Epochs of that.
-        seed: Root of all draws.
-        map: Spreads the trainings; in this process and one by one by default.
-        on_result: Told (done, total) after each training.
+        test: As for `evaluate_all`.
+        train: As for `evaluate_all`.
+        protocol: See `Request`.
+        nets: See `Request`.
+        repeats: As for `evaluate_all`.
+        baselines: See `Request`.
+        coresets: See `Request`.
+        predictors: See `Request`.
+        whole_epochs: As for `evaluate_all`.
+        seed: As for `evaluate_all`.
+        device: As for `evaluate_all`.
+        group: As for `evaluate_all`.
+        map: As for `evaluate_all`.
+        on_result: As for `evaluate_all`.
 
     Returns:
         For each network the distilled set's accuracy, then each baseline's.
 
     Raises:
-        ConfigError: For an unknown protocol, network or baseline, a baseline without training shards, or a protocol that
-            needs what the set does not have.
-        DataError: When the shards lack classes of the set or hold images of another shape.
+        ConfigError: As `evaluate_all`.
+        DataError: As `evaluate_all`.
     """
-    protocol = ds.recipe.protocol if protocol is None else protocol
-    _check_request(ds, protocol, baselines, train)
+    request = Request(
+        ds=ds, protocol=protocol, nets=nets, baselines=baselines, coresets=coresets or {}, predictors=predictors
+    )
+    return evaluate_all(
+        [request],
+        test=test,
+        train=train,
+        repeats=repeats,
+        whole_epochs=whole_epochs,
+        seed=seed,
+        device=device,
+        group=group,
+        map=map,
+        on_result=on_result,
+    )
+
+
+def evaluate_all(
+    requests: Sequence[Request],
+    *,
+    test: str,
+    train: str | None = None,
+    repeats: int = 5,
+    whole_epochs: int = 20,
+    seed: int = 0,
+    device: str | None = None,
+    group: int | None = None,
+    map: MapFunction = sequential,
+    on_result: Progress | None = None,
+) -> list[Accuracy]:
+    """Train networks from scratch on several sets and score them on one test set.
+
+    Every network is named by (seed, what it is trained on, protocol, network, repeat), and so are its initial weights,
+    the order of its batches and their augmentation: the numbers are the same however `map` spreads them. The test
+    images are read for scoring only, after whatever a protocol leaves open was chosen for all requests.
+
+    Args:
+        requests: The sets, and what each is to be scored by.
+        test: URL of packed test shards; their classes are matched to a set's by name.
+        train: URL of packed training shards, for baselines and choices.
+        repeats: Networks trained for each result; 0 for no evaluation.
+        whole_epochs: Epochs of the training on the whole set.
+        seed: Root of all draws.
+        device: Where networks are trained, as torch names it; by default the GPU where this process sees one.
+        group: How many repeats are trained together, which is part of the numerics; by default 1 on the CPU, 20 on a GPU.
+        map: Spreads the groups; in this process and one by one by default.
+        on_result: Told (done, total) after each group.
+
+    Returns:
+        Request by request and network by network the distilled set's accuracies, then each baseline's.
+
+    Raises:
+        ConfigError: For an unknown protocol, network, baseline or predictor, for training shards that are needed and were
+            not given, or for a protocol that needs what a set does not have.
+        DataError: When the shards lack classes of a set or hold images of another shape.
+    """
     if repeats < 1:
         return []
-    index = load_index(Folder(test))
-    _check_index(ds, index, test, "test")
-    if baselines and train is not None:
-        _check_index(ds, load_index(Folder(train)), train, "training")
-    facts = _facts(ds, index)
-    shared = _shared(ds, protocol, train, test, whole_epochs, seed, facts)
-    scored = [PROTOCOLS[protocol].net(net).resolved(facts) for net in _nets(ds, nets)]
-    # The longest trainings come first, so that none is left running alone at the end.
-    sets = [of for of in ("whole", "random") if of in baselines]
-    items = [
-        Item(of=of, net=net.model_dump(), net_text=net_text(net), repeat=repeat)
-        for of in [*sets, "distilled"]
-        for net in scored
-        for repeat in range(min(repeats, WHOLE_REPEATS) if of == "whole" else repeats)
-    ]
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = group_size(group, device)
     try:
-        done = map(accuracy, items, shared, on_result)
-        sizes = {of: _size(ds, shared, of) for of in [*sets, "distilled"]}
+        tasks = [
+            prepare(request, test=test, train=train, whole_epochs=whole_epochs, seed=seed, device=device)
+            for request in requests
+        ]
+        return _Run(tasks, repeats, size, map, on_result).results()
     finally:
         # What this process read for it is not kept beyond it.
         real_data.cache_clear()
-    each: dict[tuple[str, str], list[float]] = {}
-    for item, percent in zip(items, done, strict=True):
-        each.setdefault((item.net_text, item.of), []).append(percent)
-    order = [(net_text(net), of) for net in scored for of in ("distilled", *BASELINES)]
-    return [_accuracy(of, protocol, net, each[net, of], sizes[of]) for net, of in order if (net, of) in each]
 
 
-def _check_request(ds: DistilledSet, protocol: str, baselines: Sequence[str], train: str | None) -> None:
-    if protocol not in PROTOCOLS:
-        raise ConfigError(
-            f"the protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r} (see `raydd protocols`)"
-        )
-    if PROTOCOLS[protocol].learned_steps and STEP_SIZES not in ds.extras:
-        raise ConfigError(
-            f"the protocol {protocol} applies step sizes that were learned with the set, got a set of method "
-            f"{ds.recipe.method} without any; choose another of {', '.join(PROTOCOLS)}"
-        )
-    unknown = next((of for of in baselines if of not in BASELINES), None)
-    if unknown is not None:
-        raise ConfigError(f"baselines must be out of {', '.join(BASELINES)}, got {unknown!r}")
-    if baselines and train is None:
-        raise ConfigError(f"baselines ({', '.join(baselines)}) need the training shards, got none; give their URL")
+def group_size(group: int | None, device: str) -> int:
+    """Return how many repeats are trained together where `group` was asked for, or nothing was."""
+    return group or (CUDA_GROUP if device.startswith("cuda") else 1)
 
 
-def _check_index(ds: DistilledSet, index: Index, url: str, what: str) -> None:
-    missing = [name for name in ds.classes if name not in index.classes]
-    if missing:
-        named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
-        raise DataError(
-            f"expected {what} images of the set's {len(ds.classes)} classes in {url}, "
-            f"got none of {len(missing)} ({named}); pack a split of the same data set"
-        )
-    shape, got = tuple(ds.images.shape[1:]), (index.channels, index.size, index.size)
-    if shape != got:
-        expected, found = ("x".join(map(str, dims)) for dims in (shape, got))
-        raise DataError(
-            f"expected {what} images of {expected} (channels x height x width) as in the set, got {found} in {url}; "
-            f"pack it with --size {shape[-1]} from the same kind of images"
-        )
+class _Run:
+    """The items of all tasks, and how far they are."""
+
+    def __init__(
+        self, tasks: Sequence[Task], repeats: int, size: int, map: MapFunction, on_result: Progress | None
+    ) -> None:
+        self.tasks, self.repeats, self.size, self.map, self.on_result = tasks, repeats, size, map, on_result
+        self.done = 0
+        self.total = sum(len(self._tests(task, task.cells)) + len(self._trials(task)) for task in tasks)
+
+    def results(self) -> list[Accuracy]:
+        """Choose what is open, for all tasks, then read the test split."""
+        chosen = [self._choose(task) for task in self.tasks]
+        return [result for task, cells in zip(self.tasks, chosen, strict=True) for result in self._score(task, cells)]
+
+    def _tests(self, task: Task, cells: Sequence[Cell]) -> list[tuple[int, Item]]:
+        """Return the items of all cells with the cells' places; the longest come first, so that none ends alone."""
+        found = [
+            (i, item)
+            for i, cell in enumerate(cells)
+            for item in cell.items(task.repeats(cell, self.repeats), self.size)
+        ]
+        return sorted(found, key=lambda pair: (pair[1].of != "whole", pair[1].of == "distilled"))
+
+    def _trials(self, task: Task) -> list[tuple[tuple[int, float], Item]]:
+        """Return an item for every open cell and rate, with the cell's place and the rate."""
+        return [
+            ((i, rate), item)
+            for i, cell in enumerate(task.cells)
+            if task.is_open(cell)
+            for rate in task.protocol.rates
+            for item in replace(cell, lr=rate, predictors=cell.predictors[:1]).items(CHOICE_REPEATS, self.size, "val")
+        ]
+
+    def _choose(self, task: Task) -> list[Cell]:
+        """Return a task's cells with the rate of the best mean on validation images, the first of equals, where it is open."""
+        scores: dict[int, dict[float, list[float]]] = {}
+        for (i, rate), each in self._spread(task, self._trials(task)):
+            scores.setdefault(i, {}).setdefault(rate, []).extend(each)
+        best = {i: max(rates, key=lambda rate: statistics.fmean(rates[rate])) for i, rates in scores.items()}
+        return [replace(cell, lr=best.get(i)) for i, cell in enumerate(task.cells)]
+
+    def _score(self, task: Task, cells: Sequence[Cell]) -> list[Accuracy]:
+        each: dict[tuple[int, Predictor], list[float]] = {}
+        for i, percents in self._spread(task, self._tests(task, cells)):
+            predictors = cells[i].predictors
+            size = len(percents) // len(predictors)
+            for place, predictor in enumerate(predictors):
+                each.setdefault((i, predictor), []).extend(percents[place * size : (place + 1) * size])
+        return [
+            _accuracy(task, cell, predictor, each[i, predictor])
+            for i, cell in enumerate(cells)
+            for predictor in cell.predictors
+        ]
+
+    def _spread(self, task: Task, keyed: Sequence[tuple[Key, Item]]) -> list[tuple[Key, list[float]]]:
+        """Map over a task's items; return what each gives with its key."""
+        if not keyed:
+            return []
+        before = self.done
+
+        def tell(done: int, _: int) -> None:
+            self.done = before + done
+            if self.on_result is not None:
+                self.on_result(self.done, self.total)
+
+        found = self.map(accuracies, [item for _, item in keyed], task.shared, tell)
+        return [(key, each) for (key, _), each in zip(keyed, found, strict=True)]
 
 
-def _facts(ds: DistilledSet, index: Index) -> DataFacts:
-    counts = [int(index.counts[index.classes.index(name)]) for name in ds.classes]
-    return DataFacts(
-        name=index.name,
-        channels=index.channels,
-        size=index.size,
-        num_classes=len(ds.classes),
-        smallest_class=min(counts),
-    )
-
-
-def _nets(ds: DistilledSet, nets: Sequence[NetConfig | str] | None) -> list[NetConfig]:
-    asked = [ds.recipe.config.get("net")] if nets is None else nets
-    try:
-        return [TypeAdapter(NetConfig).validate_python(net) for net in asked]
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(["net", *(str(part) for part in first["loc"])])
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {message}, got {first.get('input')!r}") from None
-
-
-def _shared(
-    ds: DistilledSet, protocol: str, train: str | None, test: str, whole_epochs: int, seed: int, facts: DataFacts
-) -> Shared:
-    # Sets that were not made by a run of raydd have no split of their own.
-    data = ds.recipe.config.get("data", {})
-    return Shared(
-        seed=seed,
-        protocol=protocol,
-        images=ds.images.numpy(),
-        labels=ds.labels.numpy(),
-        classes=ds.classes,
-        transform=ds.preprocessing.to_json(),
-        transform_tensors={key: value.numpy() for key, value in ds.preprocessing.to_tensors().items()},
-        data=facts.name,
-        handwritten=facts.handwritten,
-        train=train,
-        test=test,
-        val_fraction=float(data.get("val_fraction", 0.0)),
-        split_seed=int(ds.recipe.config.get("seed", 0)),
-        whole_epochs=whole_epochs,
-        random_counts=_random_counts(ds),
-        learned={
-            name: value.numpy()
-            for name, value in ds.extras.items()
-            if PROTOCOLS[protocol].learned_steps and (name == STEP_SIZES or name.startswith(FIXED))
-        },
-    )
-
-
-def _random_counts(ds: DistilledSet) -> tuple[int, ...]:
-    """Return how many real images of each class a set is fairly compared with: its own, but an addressed memory's budget."""
-    counts = class_counts(ds.labels.numpy(), len(ds.classes))
-    ipc = ds.recipe.config.get("method", {}).get("ipc") if ds.is_memory else None
-    return tuple(counts) if ipc is None else (int(ipc),) * len(counts)
-
-
-def _size(ds: DistilledSet, shared: Shared, of: str) -> tuple[int, int]:
-    """Return the number of images and the bytes of what networks were trained on."""
-    if of == "distilled":
-        return len(ds), ds.storage_bytes
-    counts = [int(count) for count in shared.real().counts]
-    if of == "random":
-        counts = [min(pair) for pair in zip(counts, shared.random_counts, strict=True)]
-    return sum(counts), sum(counts) * (ds.images[0].numel() + 8)
-
-
-def _accuracy(of: str, protocol: str, net: str, each: list[float], size: tuple[int, int]) -> Accuracy:
+def _accuracy(task: Task, cell: Cell, predictor: Predictor, each: list[float]) -> Accuracy:
+    images, stored = task.sizes[cell.of]
+    shared, classes = task.shared, len(task.shared.classes)
+    protocol = shared.protocol_of(cell.items(1, 1)[0])
+    # Neighbours are not trained, and learned steps have rates of their own.
+    trained = cell.net is not None and not (protocol.learned_steps and cell.of == "distilled")
     return Accuracy(
-        of=of,
-        protocol=protocol,
-        net=net,
+        of=cell.of,
+        protocol=protocol.name,
+        net="" if cell.net is None else net_text(cell.net),
         mean=statistics.fmean(each),
-        std=statistics.stdev(each) if len(each) > 1 else 0.0,
+        std=deviation(each),
         repeats=len(each),
         each=each,
-        images=size[0],
-        storage_bytes=size[1],
+        images=images,
+        storage_bytes=stored,
+        set=task.name,
+        predictor=predictor,
+        augment=protocol.operations(handwritten=shared.handwritten) if trained else None,
+        labels=_labels(task, cell.of, predictor, protocol),
+        lr=protocol.training.lr if trained else None,
+        images_per_class=images / classes,
+        stored_images_per_class=stored / float_bytes(shared.images.shape[1:]) / classes,
+        note=_note(task, cell),
     )
+
+
+def _labels(task: Task, of: str, predictor: Predictor, protocol: Protocol) -> str:
+    """Return what kind of labels networks were trained on, or a predictor was given."""
+    if predictor == "train":
+        return protocol.labels
+    own = task.shared.labels_of(of)
+    return "soft" if predictor == "krr" and own is not None and own.ndim == 2 else "hard"
+
+
+def _note(task: Task, cell: Cell) -> str | None:
+    if not task.protocol.rates or cell.net is None:
+        return None
+    if cell.of == "whole":
+        return "the learning rate is fixed, and the training as long as `whole_epochs` says"
+    if task.seen and cell.of == "distilled":
+        return (
+            f"the learning rate was chosen on {VAL_FRACTION:.0%} of the training split, which the set may have seen: its run "
+            "kept nothing for validation"
+        )
+    return None

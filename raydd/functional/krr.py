@@ -26,6 +26,12 @@ def krr_predict(f_syn: Tensor, y_syn: Tensor, f_target: Tensor, ridge: float = 1
         Predictions `(b, c)`; all NaN if the kernel is not positive definite in this precision, without waiting for the
         device to find out.
     """
+    # In this order no (b, m) kernel is made, and the cost does not grow with b * m.
+    return f_target @ krr_weights(f_syn, y_syn, ridge)
+
+
+def krr_weights(f_syn: Tensor, y_syn: Tensor, ridge: float = 1e-6) -> Tensor:
+    """Return `f_syn^T (K_ss + lambda I)^-1 y_syn`, `(d, c)`: what features of targets are multiplied with; see `krr_predict`."""
     kernel = f_syn @ f_syn.T
     shift = ridge * kernel.diagonal().mean()
     factor, info = torch.linalg.cholesky_ex(
@@ -33,5 +39,4 @@ def krr_predict(f_syn: Tensor, y_syn: Tensor, f_target: Tensor, ridge: float = 1
     )
     # A failed factorisation is only reported in `info`; what it leaves in `factor` looks like numbers.
     factor = torch.where(info == 0, factor, torch.nan)
-    # In this order no (b, m) kernel is made, and the cost does not grow with b * m.
-    return f_target @ (f_syn.T @ torch.cholesky_solve(y_syn, factor))
+    return f_syn.T @ torch.cholesky_solve(y_syn, factor)

@@ -53,14 +53,23 @@ def train(
     Raises:
         ConfigError: There are no images, or the labels do not fit the loss.
     """
+    check_set(x, y, recipe)
+    batches = epoch_batches(x, y, recipe, seed=seed, indices=indices)
+    return train_on(module, state, batches, len(x), recipe, seed=seed, indices=indices, augment=augment)
+
+
+def check_set(x: Tensor, y: Tensor, recipe: TrainRecipe) -> None:
+    """Check that images `(n, ...)` and labels `(n,)` or `(n, c)` can be trained on.
+
+    Raises:
+        ConfigError: There are no images, or the labels do not fit the loss.
+    """
     if len(x) == 0 or len(x) != len(y):
         raise ConfigError(
             f"training takes one label an image and at least one image, got {len(x)} images, {len(y)} labels"
         )
     if recipe.loss == "mse" and y.ndim != 2:
         raise ConfigError(f"loss 'mse' takes soft labels (n, classes), got shape {tuple(y.shape)}: use centred_labels")
-    batches = epoch_batches(x, y, recipe, seed=seed, indices=indices)
-    return train_on(module, state, batches, len(x), recipe, seed=seed, indices=indices, augment=augment)
 
 
 def train_on(
@@ -100,7 +109,15 @@ def train_on(
 
 
 def train_step(
-    module: nn.Module, state: NetState, optim: OptimState, x: Tensor, y: Tensor, recipe: TrainRecipe, lr: float
+    module: nn.Module,
+    state: NetState,
+    optim: OptimState,
+    x: Tensor,
+    y: Tensor,
+    recipe: TrainRecipe,
+    lr: float,
+    *,
+    loss: Loss | None = None,
 ) -> tuple[NetState, OptimState, Tensor]:
     """Do one update of a network in train mode.
 
@@ -112,20 +129,21 @@ def train_step(
         y: Labels `(b,)` or `(b, c)`.
         recipe: Loss, optimiser, momentum and weight decay are taken from it.
         lr: Learning rate of this step.
+        loss: Another loss than the recipe's.
 
     Returns:
         The new numbers (with the same buffers), the optimiser's new state, and the loss, a detached scalar.
     """
     params = {name: p.detach().requires_grad_() for name, p in state.params.items()}
-    loss = LOSSES[recipe.loss](apply(module, params, state.buffers, x, train=True), y)
-    grads = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    value = (loss or LOSSES[recipe.loss])(apply(module, params, state.buffers, x, train=True), y)
+    grads = dict(zip(params, torch.autograd.grad(value, list(params.values())), strict=True))
     with torch.no_grad():
         if recipe.optimiser == "adam":
             moved, optim = adam_step(state.params, grads, optim, lr, weight_decay=recipe.weight_decay)
         else:
             decay = recipe.weight_decay
             moved, optim = sgd_step(state.params, grads, optim, lr, momentum=recipe.momentum, weight_decay=decay)
-    return NetState(moved, state.buffers), optim, loss.detach()
+    return NetState(moved, state.buffers), optim, value.detach()
 
 
 def init_optimiser(state: NetState, recipe: TrainRecipe) -> OptimState:

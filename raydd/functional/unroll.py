@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from raydd.functional.losses import cross_entropy
 from raydd.nets import NetState, apply
 
+CHUNK = 64  # images in one pass of a network in which none sees another; bounds memory, keeps maps near the processor
+
 Params = dict[str, Tensor]
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 
@@ -75,7 +77,7 @@ def train(inner: Inner, state: NetState) -> list[Params]:
     velocity: Params = {}
     for step, rate in enumerate(inner.rates):
         x, y = inner.batch(step)
-        gradient = _gradient(inner.module, weights, buffers, x, y)
+        _, gradient = _gradient(inner.module, weights, buffers, x, y, _size(inner.module, x))
         if inner.momentum and velocity:
             gradient = {name: value.add(velocity[name], alpha=inner.momentum) for name, value in gradient.items()}
         velocity = gradient
@@ -95,18 +97,10 @@ def outer(
         buffers: Its buffers; left as they are.
         x: Images `(n, C, H, W)`.
         y: int64 `(n,)`.
-        chunk: Images in one pass; bounds the memory.
+        chunk: Most images in one pass; bounds the memory.
     """
-    loss = torch.zeros((), dtype=x.dtype, device=x.device)
-    total = {name: torch.zeros_like(value) for name, value in weights.items()}
     buffers = {name: value.clone() for name, value in buffers.items()}
-    for part, labels in zip(x.split(chunk), y.split(chunk), strict=True):
-        params = {name: value.detach().requires_grad_() for name, value in weights.items()}
-        share = cross_entropy(apply(module, params, buffers, part, train=True), labels) * (len(part) / len(x))
-        for sum_, value in zip(total.values(), torch.autograd.grad(share, list(params.values())), strict=True):
-            sum_ += value
-        loss += share.detach()
-    return loss, total
+    return _gradient(module, weights, buffers, x, y, chunk if _mixes(module) else min(chunk, CHUNK))
 
 
 def replay(inner: Inner, kept: Sequence[Params], buffers: Params, adjoint: Params) -> Iterator[StepGradient]:
@@ -140,29 +134,58 @@ def _step_back(
 ) -> tuple[Params, StepGradient]:
     """Differentiate <g_t, b> once more: by the weights of a step, and by what it was given."""
     x, y = inner.batch(step)
-    params = {name: value.detach().requires_grad_() for name, value in weights.items()}
-    inputs = [x.detach().requires_grad_()]
-    if y.is_floating_point():
-        y = y.detach().requires_grad_()
-        inputs.append(y)
-    loss = cross_entropy(apply(inner.module, params, buffers, inputs[0], train=True), y)
-    gradient = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-    second = torch.autograd.grad(
-        gradient, [*params.values(), *inputs], list(by_velocity.values()), materialize_grads=True
+    hessian = {name: torch.zeros_like(value) for name, value in weights.items()}
+    by_x, by_y, rate = [], [], torch.zeros((), dtype=x.dtype, device=x.device)
+    for part, labels in _chunks(x, y, _size(inner.module, x)):
+        params = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        given = [part.detach().requires_grad_()]
+        if labels.is_floating_point():
+            given.append(labels.detach().requires_grad_())
+        share = len(part) / len(x)
+        loss = cross_entropy(
+            apply(inner.module, params, buffers, given[0], train=True), given[-1] if given[1:] else labels
+        )
+        gradient = torch.autograd.grad(loss * share, list(params.values()), create_graph=True)
+        second = torch.autograd.grad(
+            gradient, [*params.values(), *given], list(by_velocity.values()), materialize_grads=True
+        )
+        for sum_, value in zip(hessian.values(), second, strict=False):
+            sum_ += value
+        by_x.append(second[len(params)])
+        by_y += second[len(params) + 1 :]
+        if not inner.momentum:
+            rate -= sum((a * g.detach()).sum() for a, g in zip(by_weights.values(), gradient, strict=True))
+    return hessian, StepGradient(
+        step=step, x=torch.cat(by_x), y=torch.cat(by_y) if by_y else None, rate=None if inner.momentum else rate
     )
-    rate = None
-    if not inner.momentum:
-        products = [(a * g.detach()).sum() for a, g in zip(by_weights.values(), gradient, strict=True)]
-        rate = -torch.stack(products).sum()
-    by_inputs = second[len(params) :]
-    given = StepGradient(step=step, x=by_inputs[0], y=by_inputs[1] if len(by_inputs) > 1 else None, rate=rate)
-    return dict(zip(params, second, strict=False)), given
 
 
-def _gradient(module: nn.Module, weights: Params, buffers: Params, x: Tensor, y: Tensor) -> Params:
-    params = {name: value.detach().requires_grad_() for name, value in weights.items()}
-    loss = cross_entropy(apply(module, params, buffers, x, train=True), y)
-    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+def _gradient(
+    module: nn.Module, weights: Params, buffers: Params, x: Tensor, y: Tensor, size: int
+) -> tuple[Tensor, Params]:
+    """Return the mean cross entropy of images, a detached scalar, and its gradient, `size` images at a time."""
+    loss = torch.zeros((), dtype=x.dtype, device=x.device)
+    total = {name: torch.zeros_like(value) for name, value in weights.items()}
+    for part, labels in _chunks(x, y, size):
+        params = {name: value.detach().requires_grad_() for name, value in weights.items()}
+        share = cross_entropy(apply(module, params, buffers, part, train=True), labels) * (len(part) / len(x))
+        for sum_, value in zip(total.values(), torch.autograd.grad(share, list(params.values())), strict=True):
+            sum_ += value
+        loss += share.detach()
+    return loss, total
+
+
+def _chunks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(x.split(size), y.split(size), strict=True)
+
+
+def _size(module: nn.Module, x: Tensor) -> int:
+    """Return how many images of a step go through the network in one pass."""
+    return len(x) if _mixes(module) else CHUNK
+
+
+def _mixes(module: nn.Module) -> bool:
+    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
 
 
 def _to(weights: Params, device: torch.device | None) -> Params:

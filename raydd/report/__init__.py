@@ -1,5 +1,7 @@
 """Pages for people: the learned images, what they score, and how to get them again."""
 
+from raydd.report.compare import write_comparison
 from raydd.report.page import write_report
+from raydd.report.real import RealImages, draw_real, has_real
 
-__all__ = ["write_report"]
+__all__ = ["RealImages", "draw_real", "has_real", "write_comparison", "write_report"]

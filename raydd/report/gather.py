@@ -13,6 +13,8 @@ from torch import Tensor
 from raydd.distilled import DistilledSet, tensors_from
 from raydd.errors import DataError
 from raydd.evaluate import Accuracy
+from raydd.report.real import RealImages, read_real
+from raydd.report.text import is_number
 from raydd.store import Folder
 
 MOST_FRAMES = 8
@@ -28,20 +30,25 @@ class RunRecord:
         url: The run's folder.
         ds: The distilled set.
         loss: Pairs of round and loss, ascending.
+        scores: Triples of round, accuracy on the validation part in percent, and its deviation, ascending.
         status: Contents of `status.json`, or empty.
         results: Accuracies.
         evaluation_seconds: How long the evaluation took, or None.
-        history: Pairs of round and images, float32 of the shape of `ds.images`; at most eight, the last ones included.
+        history: Pairs of round and images, float32, the first ones of `ds.images` as they were then; at most eight,
+            the last ones included.
+        real: Real images of some classes, or None.
         missing: What could not be read, one short sentence a part, by the part's name.
     """
 
     url: str
     ds: DistilledSet
     loss: list[tuple[float, float]]
+    scores: list[tuple[float, float, float]]
     status: dict[str, Any]
     results: list[Accuracy]
     evaluation_seconds: float | None
     history: list[tuple[int, Tensor]]
+    real: RealImages | None
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -64,17 +71,23 @@ def gather(run: Folder) -> RunRecord:
         return otherwise
 
     status = part("status", lambda: _object(run.read("status.json")), {})
-    loss = part("loss", lambda: _loss(run), [])
+    rows = part("metrics", lambda: _metrics(run), [])
+    loss = part("loss", lambda: _loss(rows), [])
+    if "metrics" in missing:
+        missing["loss"] = missing["metrics"]
     evaluation = part("evaluation", lambda: _evaluation(run), ([], None))
     history = part("history", lambda: _history(run.folder("history"), ds), [])
+    real = part("real", lambda: read_real(run, ds.images.shape[1:], len(ds.classes)), None)
     return RunRecord(
         url=run.url,
         ds=ds,
         loss=loss,
+        scores=part("scores", lambda: _scores(rows), []),
         status=status,
         results=evaluation[0],
         evaluation_seconds=evaluation[1],
         history=history,
+        real=real,
         missing=missing,
     )
 
@@ -86,13 +99,21 @@ def _object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _loss(run: Folder) -> list[tuple[float, float]]:
-    rows = [_object(line) for line in run.read("metrics.jsonl").splitlines() if line.strip()]
+def _metrics(run: Folder) -> list[dict[str, Any]]:
+    return [_object(line) for line in run.read("metrics.jsonl").splitlines() if line.strip()]
+
+
+def _loss(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
     pairs = sorted((float(row["round"]), float(row["loss"])) for row in rows if "loss" in row)
     finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
     if not finite:
         raise FileNotFoundError("metrics.jsonl holds no loss")
     return finite
+
+
+def _scores(rows: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+    scored = [row for row in rows if is_number(row.get("val_accuracy"))]
+    return sorted((float(row["round"]), float(row["val_accuracy"]), float(row.get("val_std") or 0)) for row in scored)
 
 
 def _evaluation(run: Folder) -> tuple[list[Accuracy], float | None]:
@@ -110,12 +131,14 @@ def _history(folder: Folder, ds: DistilledSet) -> list[tuple[int, Tensor]]:
     frames = []
     for round, name in spread(rounds, MOST_FRAMES):
         images = tensors_from(folder.read(name), f"{folder.url}/{name}")["images"] if name else ds.images
-        if images.shape != ds.images.shape:
+        if images.shape[1:] != ds.images.shape[1:] or not 0 < len(images) <= len(ds.images):
             raise DataError(
                 f"expected images {tuple(ds.images.shape)} in {folder.url}/{name}, got {tuple(images.shape)}"
             )
         frames.append((round, images.float()))
-    return frames
+    # A large set keeps only its first images on the way.
+    kept = min(len(images) for _, images in frames)
+    return [(round, images[:kept]) for round, images in frames]
 
 
 def _stems(folder: Folder) -> list[str]:

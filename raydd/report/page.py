@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from importlib import resources
 from typing import Any
 
 import jinja2
+import torch
 import yaml
 
 from raydd.card import picture
 from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
-from raydd.evaluate import Accuracy
 from raydd.report.gather import RunRecord, gather
-from raydd.report.papers import IPC, SHAPES, Published, published
-from raydd.report.pictures import data_uri, strips, tiles
-from raydd.report.plots import DARK, LIGHT, curve
+from raydd.report.heat import cross_architecture, published_map, similarity
+from raydd.report.papers import PARTS, SHAPES, Published, published, published_cross
+from raydd.report.pictures import bases, gallery, sheet, strips
+from raydd.report.plots import Curve, chart
+from raydd.report.real import RealImages, keep_real
+from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, scores
+from raydd.report.text import count_of, duration, is_number, number, size
 from raydd.store import Folder
 
 MOST_IN_PICTURE = 1000
-TITLES = {"distilled": "Distilled set", "random": "Random real images", "whole": "Whole training set"}
+COMPUTED = ("average", "kmeans")  # baselines whose images are no real ones
+FEW_TILES = 4
 
 
-def write_report(run: Folder) -> str:
+def write_report(run: Folder, real: RealImages | None = None) -> str:
     """Write `report.html` and `images.png` into a run's folder.
 
     Args:
         run: The run's folder. Only the distilled set in it is required; the page says what else is missing.
+        real: Real images to stand beside the learned ones; they are kept in the folder, and those that it has are used
+            where None.
 
     Returns:
         The URL of the page.
@@ -38,127 +44,163 @@ def write_report(run: Folder) -> str:
         DataError: When the folder holds no distilled set.
         StoreError: When the folder cannot be written.
     """
+    if real is not None:
+        DistilledSet.load(run.url)
+        keep_real(run, real)
     record = gather(run)
     ds = record.ds
     order = ds.targets.argsort(stable=True)[:MOST_IN_PICTURE]
     run.write("images.png", picture(ds.preprocessing.pixels(ds.images[order]), ds.recipe_columns()))
-    run.write("report.html", render(record).encode())
+    run.write("report.html", render("page.html", context(record)).encode())
     return f"{run.url}/report.html"
 
 
-def render(record: RunRecord) -> str:
-    """Return the page of a run as HTML without any outside reference."""
+def render(template: str, values: dict[str, Any]) -> str:
+    """Return a page as HTML without any outside reference."""
+    here = resources.files("raydd.report")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: here.joinpath(name).read_text("utf-8")),
     )
     environment.filters |= {"number": number, "size": size, "duration": duration}
-    template = environment.from_string(resources.files("raydd.report").joinpath("page.html").read_text("utf-8"))
-    return template.render(context(record))
+    return environment.get_template(template).render(values)
 
 
 def context(record: RunRecord) -> dict[str, Any]:
     """Return what the template shows."""
-    ds, recipe = record.ds, record.ds.recipe
-    shown = tiles(ds)
-    drawings = [
-        curve([r for r, _ in record.loss], [v for _, v in record.loss], xlabel="round", ylabel="loss", colours=colours)
-        for colours in (LIGHT, DARK)
-        if record.loss
-    ]
+    ds, recipe, found = record.ds, record.ds.recipe, scores(record.results)
+    shown = gallery(ds, {} if record.real is None else record.real.by_class())
     return {
         "recipe": recipe,
         "n": len(ds),
         "shape": list(ds.images.shape[1:]),
-        "per_class": _per_class(ds),
-        "headline": _headline(record.results),
-        "titles": TITLES,
-        "results": record.results,
-        "papers": [] if not record.results else _papers(ds),
+        "kind": "synthetic" if recipe.rounds else "computed" if recipe.method in COMPUTED else "real",
         "missing": record.missing,
+        "headline": headline(found),
+        "results": accuracy_table(found, memory=ds.is_memory) if found else None,
+        "notes": notes(found),
+        "map": cross_architecture(found),
+        **_papers(ds, bool(found)),
         "shown": shown,
-        "shown_count": sum(map(len, shown)),
+        "shown_count": sum(len(of_class.tiles) for of_class in shown),
+        "few": max((len(of_class.tiles) for of_class in shown), default=0) < FEW_TILES,
+        "has_real": any(of_class.real for of_class in shown),
+        "sheet": sheet(ds) if len(shown) < len(ds.targets.unique()) else None,
+        "memory": _memory(ds),
         "strips": strips(ds, record.history),
-        "loss": [data_uri(drawing, "image/svg+xml") for drawing in drawings],
-        "loss_end": record.loss[-1] if record.loss else None,
-        "facts": _facts(record),
+        **_curves(record),
+        "facts": facts(record),
         "config": yaml.safe_dump(recipe.config, sort_keys=False, width=100, allow_unicode=True),
         "repeat": _repeat(record.url, recipe.name),
     }
 
 
-def number(value: int) -> str:
-    """Return a whole number with its digits in groups of three."""
-    return f"{value:,}"
+def _curves(record: RunRecord) -> dict[str, Any]:
+    """Return the charts of loss and of accuracy on the validation part, as far as they were recorded."""
+    values: dict[str, Any] = {"loss": None, "loss_end": None, "progress": None, "progress_end": None}
+    if record.loss:
+        rounds, losses = zip(*record.loss, strict=True)
+        values |= {"loss": chart([Curve(x=rounds, y=losses)], xlabel="round", ylabel="loss")}
+        values |= {"loss_end": record.loss[-1]}
+    if record.scores:
+        rounds, means, deviations = zip(*record.scores, strict=True)
+        curve = Curve(x=rounds, y=means, spread=deviations)
+        values |= {"progress": chart([curve], xlabel="round", ylabel="accuracy, %"), "progress_end": record.scores[-1]}
+    return values
 
 
-def size(count: int) -> str:
-    """Return a number of bytes for people, in powers of 1000."""
-    value, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "bytes" or value >= 100 else f"{value:.1f} {units[0]}"
+def _memory(ds: DistilledSet) -> dict[str, Any] | None:
+    """Return what an addressed memory is made of; None of anything else."""
+    if not ds.is_memory:
+        return None
+    learned, addresses = ds.extras["bases"], ds.extras["addresses"]
+    return {
+        "bases": bases(learned),
+        "num_bases": len(learned),
+        "shape": list(learned.shape[1:]),
+        "each": addresses.shape[1],
+        "similarity": similarity(ds),
+    }
 
 
-def duration(seconds: float) -> str:
-    """Return a span of time for people: `41 s`, `3 min 5 s`, `7 h 12 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
+def ipc_of(ds: DistilledSet) -> float:
+    """Return the images a class that a set stands for: of a memory those that it takes the storage of."""
+    said = ds.recipe.config.get("method", {}).get("ipc") if ds.is_memory else None
+    return said if is_number(said) else len(ds) / max(1, len(ds.classes))
 
 
-def _per_class(ds: DistilledSet) -> float:
-    return len(ds) / max(1, len(ds.classes))
-
-
-def _headline(results: list[Accuracy]) -> list[Accuracy]:
-    """Return the accuracies of the first network."""
-    return [result for result in results if result.net == results[0].net]
-
-
-def _papers(ds: DistilledSet) -> list[Published]:
+def _papers(ds: DistilledSet, scored: bool) -> dict[str, Any]:
+    """Return the papers' numbers for a set: its method's own and the baselines', all others, and whole tables."""
     shape = (len(ds.classes), ds.images.shape[1], ds.images.shape[-1])
-    if shape not in SHAPES.values() or _per_class(ds) not in IPC:
-        return []
-    return published(data_name(ds), shape, ds.recipe.method, _per_class(ds))
+    name = data_name(ds) if scored and shape in SHAPES.values() else None
+    cells = published(name, shape, ds.recipe.method, ipc_of(ds))
+    near = [cell for cell in cells if cell.method in (ds.recipe.method, "random", "whole")]
+    others = [cell for cell in cells if cell not in near]
+    return {
+        "papers": _published_table(near, ds.recipe.method) if near else None,
+        "other_papers": _published_table(others, ds.recipe.method) if others else None,
+        "num_others": len(others),
+        "published_maps": [published_map(cross) for cross in published_cross(name, shape, ipc_of(ds))],
+    }
+
+
+def _published_table(cells: list[Published], method: str) -> Table:
+    rows = tuple(
+        Row(cell.method, (percent(cell.mean, cell.std), (cell.protocol, "")), cell.method == method) for cell in cells
+    )
+    return Table("Method", (Column("Accuracy", True, "score"), Column("How it was scored")), rows)
 
 
 def data_name(ds: DistilledSet) -> str | None:
     """Return the name of the data set that a set was distilled from, or None where neither recipe nor shards tell."""
-    train = str(ds.recipe.config.get("data", {}).get("train", ""))
-    source = train.partition(":")[0]
-    if source in SHAPES:
-        return source
-    try:
-        return load_index(Folder(train)).name
-    except RaydError:
-        # The shards may be gone, or out of reach from here; the page does without them.
-        return None
+    data = ds.recipe.config.get("data", {})
+    train, classes = str(data.get("train", "")), data.get("classes")
+    source, _, root = train.partition(":")
+    name = root.rstrip("/").rpartition("/")[2] if source == "folder" else source
+    if name not in SHAPES:
+        try:
+            name = load_index(Folder(train)).name
+        except RaydError:
+            # The shards may be gone, or out of reach from here; the page does without them.
+            return None
+    return PARTS.get(tuple(classes), name) if isinstance(classes, list) and name == "imagenet" else name
 
 
-def _facts(record: RunRecord) -> list[tuple[str, str]]:
+def facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return what a run took and gave, as pairs of name and value."""
     ds, status = record.ds, record.status
-    facts = [("Images", number(len(ds))), ("Storage", size(ds.storage_bytes)), ("Rounds", number(ds.recipe.rounds))]
-    if _is_number(status.get("seconds")):
-        facts.append(("Distilling", duration(status["seconds"])))
-    if _is_number(status.get("rounds_per_second")):
-        facts.append(("Rounds a second", f"{status['rounds_per_second']:.3g}"))
-    if record.evaluation_seconds is not None:
-        facts.append(("Evaluation", duration(record.evaluation_seconds)))
-    if "workers" in status:
-        workers = status["workers"]
-        facts.append(("Workers", str(len(workers) if isinstance(workers, list | dict) else workers)))
-    if "faults" in status:
-        faults = status["faults"]
-        facts.append(("Faults survived", str(len(faults) if isinstance(faults, list | dict) else faults)))
-    if status.get("state") not in (None, "done", "finished"):
-        facts.append(("State", str(status["state"])))
-    return facts
+    found = [("Images", number(len(ds))), ("Storage", size(ds.storage_bytes)), ("Rounds", number(ds.recipe.rounds))]
+    if ds.is_memory:
+        classes = len(ds.classes)
+        stored = f"{_stored(ds):.3g}"
+        found[1:1] = [("Images a class", f"{len(ds) / classes:.4g}"), ("Images a class, by storage", stored)]
+    seconds, workers, faults = status.get("seconds"), count_of(status.get("workers")), count_of(status.get("faults"))
+    if is_number(seconds):
+        found.append(("Distilling", duration(float(seconds))))
+    if is_number(status.get("rounds_per_second")):
+        found.append(("Rounds a second", f"{status['rounds_per_second']:.3g}"))
+    if record.evaluation_seconds is not None and record.results:
+        found.append(("Evaluation", duration(record.evaluation_seconds)))
+    if workers is not None:
+        found.append(("Workers", str(workers) if workers else "one process"))
+        if is_number(seconds) and workers > 1:
+            found.append(("Seconds times workers", duration(float(seconds) * workers)))
+    device = status.get("device") or ds.recipe.versions.get("device")
+    if device:
+        found.append(("Device", str(device)))
+    if faults is not None:
+        found.append(("Faults survived", str(faults)))
+    if status.get("state") not in (None, "done", "distilled", "finished"):
+        found.append(("State", str(status["state"])))
+    return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _stored(ds: DistilledSet) -> float:
+    """Return how many float32 images a class take a set's bytes."""
+    return ds.storage_bytes / (torch.finfo(torch.float32).bits // 8 * ds.images[0].numel() * len(ds.classes))
 
 
 def _repeat(url: str, name: str) -> str:

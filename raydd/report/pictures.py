@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from raydd.distilled import DistilledSet
 
 MOST_SHOWN = 200
-MOST_BYTES = 7_000_000
+MOST_BYTES = 4_500_000  # of learned images on a page, and as many of real ones
 MOST_STRIPS = 10
+STRIP_BYTES = 2_000_000
+MOST_BASES = 64
+SHEET_PIXELS = 600_000
 TOP = 3
+SMALL = 64  # edge in pixels that suffices where images are looked at side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +35,19 @@ class Strongest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """An image with its class, and the strongest classes of its label where that is soft."""
+    """An image, and the strongest classes of its label where that is soft."""
 
     uri: str
-    name: str
     strongest: tuple[Strongest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfClass:
+    """The images of a class that are shown: its name, learned ones, and a real one's data URI, or None."""
+
+    name: str
+    tiles: tuple[Tile, ...]
+    real: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,43 +71,57 @@ def png_uri(pixels: Tensor) -> str:
     return data_uri(buffer.getvalue(), "image/png")
 
 
-def chosen(targets: Tensor, num_classes: int, most: int) -> list[Tensor]:
-    """Return the ids of the images to show, class by class.
+def shrunk(pixels: Tensor, most: int = SMALL) -> Tensor:
+    """Return images uint8 (N, C, H, W), shrunk by a whole factor until their edges are at most about `most` pixels."""
+    factor = max(1, round(pixels.shape[-1] / most))
+    return pixels if factor == 1 else avg_pool2d(pixels.float(), factor, ceil_mode=True).round().byte()
 
-    Every class gets the same number of images; where there are more classes than `most`, classes evenly spread over
-    all of them get one each. Classes without an image are left out.
+
+def shown_classes(num_classes: int, shape: Sequence[int], most: int | None = None) -> list[int]:
+    """Return the classes of which images are shown: all, or as many as fit, evenly spread over all of them.
 
     Args:
-        targets: Class indices, int64 (N,).
         num_classes: Number of classes.
-        most: How many images may be shown in all, at least 1.
+        shape: (C, H, W) of an image.
+        most: How many at most; by default as many images as the page can hold.
     """
-    classes = torch.linspace(0, num_classes - 1, min(num_classes, most)).round().long().tolist()
-    each = max(1, most // num_classes)
-    ids = [(targets == c).nonzero()[:, 0][:each] for c in classes]
-    return [of_class for of_class in ids if len(of_class)]
+    most = affordable(shape) if most is None else most
+    return torch.linspace(0, num_classes - 1, min(num_classes, most)).round().long().tolist()
 
 
 def affordable(shape: Sequence[int]) -> int:
     """Return how many images of (C, H, W) fit the page's budget, taking them for incompressible."""
+    return max(1, min(MOST_SHOWN, MOST_BYTES // _uri_bytes(shape)))
+
+
+def _uri_bytes(shape: Sequence[int]) -> int:
     channels, height, width = shape
-    return max(1, min(MOST_SHOWN, MOST_BYTES * 3 // (4 * channels * height * width)))
+    # Base64 makes four of three; a PNG's frame is some tens of bytes.
+    return (channels * height * width + 100) * 4 // 3
 
 
-def tiles(ds: DistilledSet) -> list[list[Tile]]:
-    """Return the images to show, one list a class."""
-    ids = chosen(ds.targets, len(ds.classes), affordable(ds.images.shape[1:]))
-    flat = torch.cat(ids)
-    pixels = dict(zip(flat.tolist(), ds.preprocessing.pixels(ds.images[flat]), strict=True))
-    targets = ds.targets
-    largest = float(ds.labels[flat].max()) if ds.labels.ndim == 2 else 1.0
-    return [
-        [
-            Tile(uri=png_uri(pixels[i]), name=ds.classes[int(targets[i])], strongest=_strongest(ds, i, largest))
-            for i in of_class.tolist()
-        ]
-        for of_class in ids
-    ]
+def gallery(ds: DistilledSet, real: Mapping[int, Tensor]) -> list[OfClass]:
+    """Return the images to show, class by class, as many of each as of any other; empty classes are left out.
+
+    Args:
+        ds: The distilled set.
+        real: A real image, uint8 (C, H, W), of each class that there is one of.
+    """
+    shape, targets = ds.images.shape[1:], ds.targets
+    each = max(1, affordable(shape) // len(ds.classes))
+    ids = {c: (targets == c).nonzero()[:each, 0] for c in shown_classes(len(ds.classes), shape)}
+    flat = torch.cat(list(ids.values()))
+    largest = float(ds.labels[flat].max()) if ds.labels.ndim == 2 and len(flat) else 1.0
+    found = []
+    for c, of_class in ids.items():
+        pixels = ds.preprocessing.pixels(ds.images[of_class]) if len(of_class) else ()
+        tiles = tuple(
+            Tile(uri=png_uri(image), strongest=_strongest(ds, i, largest))
+            for i, image in zip(of_class.tolist(), pixels, strict=True)
+        )
+        if tiles:
+            found.append(OfClass(name=ds.classes[c], tiles=tiles, real=png_uri(real[c]) if c in real else None))
+    return found
 
 
 def _strongest(ds: DistilledSet, i: int, largest: float) -> tuple[Strongest, ...]:
@@ -114,14 +141,49 @@ def strips(ds: DistilledSet, history: Sequence[tuple[int, Tensor]]) -> list[Stri
 
     Args:
         ds: The distilled set.
-        history: Rounds and the images of that round, float32 of the shape of `ds.images`, normalised.
+        history: Rounds and the first images of that round, float32 (k, C, H, W) with k the same in all, normalised.
     """
     if not history:
         return []
-    ids = torch.cat([of_class[:1] for of_class in chosen(ds.targets, len(ds.classes), MOST_STRIPS)])
-    pixels = [(round, ds.preprocessing.pixels(images[ids])) for round, images in history]
-    names = [ds.classes[int(c)] for c in ds.targets[ids]]
+    firsts = first_of_each(ds, len(history[0][1]))
+    least = shrunk(torch.zeros(1, *ds.images.shape[1:], dtype=torch.uint8))[0].shape
+    most = max(1, min(MOST_STRIPS, STRIP_BYTES // (_uri_bytes(least) * len(history))))
+    classes = [list(firsts)[k] for k in shown_classes(len(firsts), least, most)]
+    ids = torch.tensor([firsts[c] for c in classes])
+    pixels = [(round, shrunk(ds.preprocessing.pixels(images[ids]))) for round, images in history]
     return [
-        Strip(name=name, frames=tuple((round, png_uri(frame[i])) for round, frame in pixels))
-        for i, name in enumerate(names)
+        Strip(name=ds.classes[c], frames=tuple((round, png_uri(frame[i])) for round, frame in pixels))
+        for i, c in enumerate(classes)
     ]
+
+
+def first_of_each(ds: DistilledSet, among: int) -> dict[int, int]:
+    """Return the id of the first image of each class among the first `among` of a set; in the order of classes."""
+    targets = ds.targets[:among].tolist()
+    return dict(sorted({c: i for i, c in reversed(list(enumerate(targets)))}.items()))
+
+
+def sheet(ds: DistilledSet) -> tuple[str, tuple[int, int]]:
+    """Return the first image of every class on one picture, row by row, and the picture's width and height.
+
+    Images are shrunk until the picture has at most `SHEET_PIXELS` pixels or they are too small to see.
+    """
+    ids = torch.tensor(list(first_of_each(ds, len(ds)).values()))
+    edge = max(8, min(SMALL, int((SHEET_PIXELS / len(ids)) ** 0.5)))
+    # In portions, because whitened images are float64 on their way back.
+    pixels = torch.cat([shrunk(ds.preprocessing.pixels(ds.images[part]), edge) for part in ids.split(100)])
+    n, channels, height, width = pixels.shape
+    columns = min(n, max(1, round((1.6 * n) ** 0.5)))
+    rows = -(-n // columns)
+    grid = torch.zeros(rows * columns, channels, height, width, dtype=torch.uint8)
+    grid[:n] = pixels
+    picture = grid.view(rows, columns, channels, height, width).permute(2, 0, 3, 1, 4)
+    return png_uri(picture.reshape(channels, rows * height, columns * width)), (columns * width, rows * height)
+
+
+def bases(memory: Tensor) -> list[str]:
+    """Return the bases of an addressed memory, float32 (K, C, h, w), as pictures: zero is grey, each has its own contrast."""
+    shown = memory[:MOST_BASES].float()
+    largest = shown.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12)
+    pixels = shrunk((127.5 + 127.5 * shown / largest).round().byte())
+    return [png_uri(image) for image in pixels]

@@ -4,54 +4,103 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from raydd.report.pictures import data_uri
 
 POINTS = 400
-LIGHT = ("#5c6470", "#d9dce1", "#1f6f8b")
-DARK = ("#9aa3af", "#363c45", "#6cc0d9")
 
 
-def curve(x: Sequence[float], y: Sequence[float], *, xlabel: str, ylabel: str, colours: tuple[str, str, str]) -> bytes:
-    """Return an SVG of a curve on a transparent ground.
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of text, grid and curves, as `#rrggbb`."""
 
-    A long curve is drawn as the means of blocks of neighbouring points, over the range of each block. The ordinate is
-    logarithmic where all values are positive and span more than a factor of 20.
+    ink: str
+    grid: str
+    lines: tuple[str, ...]
 
-    Args:
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """All of them, in the same order in every palette."""
+        return (self.ink, self.grid, *self.lines)
+
+
+# The same hues stand in page style sheets as --c0 to --c5.
+LIGHT = Palette("#5c6470", "#d9dce1", ("#1f6f8b", "#b45309", "#6d4fb3", "#2f7d4f", "#b0305f", "#7a6a1d"))
+DARK = Palette("#9aa3af", "#363c45", ("#6cc0d9", "#e89b5a", "#b39ddb", "#7cc796", "#f08fb0", "#d6c25c"))
+DASHES = ("-", "--", ":")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A curve.
+
+    Attributes:
         x: Abscissae, ascending.
         y: Finite ordinates, as many.
-        xlabel: What the abscissa is.
-        ylabel: What the ordinate is.
-        colours: Of the text, the grid and the line, as `#rrggbb`.
+        spread: A deviation for each ordinate, drawn as a band; empty for none.
     """
-    ink, grid, line = colours
-    figure = Figure(figsize=(5.4, 2.5), layout="constrained")
+
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float] = ()
+
+
+def chart(curves: Sequence[Curve], *, xlabel: str, ylabel: str) -> tuple[str, str]:
+    """Return a chart of curves as data URIs of two SVGs on a transparent ground: for light pages, and for dark ones."""
+    light = _draw(curves, xlabel, ylabel)
+    dark = light
+    # Drawing takes longer than all else on a page, so it is done once.
+    for before, after in zip(LIGHT.colours, DARK.colours, strict=True):
+        dark = dark.replace(before.encode(), after.encode())
+    return data_uri(light, "image/svg+xml"), data_uri(dark, "image/svg+xml")
+
+
+def _draw(curves: Sequence[Curve], xlabel: str, ylabel: str) -> bytes:
+    figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
     for ground in (figure.patch, axes.patch):
         ground.set_visible(False)
-    blocks = np.array_split(np.arange(len(x)), min(len(x), POINTS))
-    xs, ys = np.asarray(x, float), np.asarray(y, float)
-    middle = [xs[block].mean() for block in blocks]
-    axes.fill_between(
-        middle, [ys[b].min() for b in blocks], [ys[b].max() for b in blocks], color=line, alpha=0.2, linewidth=0
-    )
-    axes.plot(
-        middle, [ys[b].mean() for b in blocks], color=line, linewidth=1.4, marker="o" if len(blocks) < 3 else None
-    )
-    if ys.min() > 0 and ys.max() > 20 * ys.min():
+    for k, curve in enumerate(curves):
+        hues = len(LIGHT.lines)
+        if len(curve.x):
+            _add(axes, curve, LIGHT.lines[k % hues], DASHES[k // hues % len(DASHES)])
+    if _is_logarithmic(np.concatenate([np.asarray(curve.y, float) for curve in curves])):
         axes.set_yscale("log")
-    axes.set_xlabel(xlabel, color=ink, fontsize=9)
-    axes.set_ylabel(ylabel, color=ink, fontsize=9)
-    axes.tick_params(which="both", colors=ink, labelsize=8.5, length=0)
-    axes.grid(color=grid, linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.set_xlabel(xlabel, color=LIGHT.ink, fontsize=9)
+    axes.set_ylabel(ylabel, color=LIGHT.ink, fontsize=9)
+    axes.tick_params(which="both", colors=LIGHT.ink, labelsize=8.5, length=0)
+    axes.grid(color=LIGHT.grid, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in axes.spines.values():
         side.set_visible(False)
     return _svg(figure)
+
+
+def _add(axes: Axes, curve: Curve, colour: str, dashes: str) -> None:
+    """Draw a curve; a long one as the means of blocks of neighbouring points, over the range of each block."""
+    blocks = np.array_split(np.arange(len(curve.x)), min(len(curve.x), POINTS))
+    xs, ys = np.asarray(curve.x, float), np.asarray(curve.y, float)
+    spread = np.asarray(curve.spread, float) if len(curve.spread) else np.zeros_like(ys)
+    middle = [xs[b].mean() for b in blocks]
+    low, high = ([f((ys + sign * spread)[b]) for b in blocks] for f, sign in ((np.min, -1), (np.max, 1)))
+    axes.fill_between(middle, low, high, color=colour, alpha=0.2, linewidth=0)
+    marker = "o" if len(blocks) <= 25 else None
+    means = [ys[b].mean() for b in blocks]
+    axes.plot(middle, means, color=colour, linewidth=1.5, linestyle=dashes, marker=marker, markersize=3)
+
+
+def _is_logarithmic(values: np.ndarray) -> bool:
+    """Whether all values are positive and span more than a factor of 20."""
+    return bool(values.min() > 0 and values.max() > 20 * values.min())
 
 
 def _svg(figure: Figure) -> bytes:

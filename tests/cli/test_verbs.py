@@ -125,8 +125,27 @@ def test_evaluate(finished: Path, shards: dict[str, str]) -> None:
     results = command(finished, "evaluate", "runs/a", *options, "--json").facts["results"]
     assert [result["net"].split(":")[0] for result in results] == ["convnet", "frepo_convnet"]
     for result in results:
-        assert result.keys() == {*ACCURACY, "of", "storage_bytes"}
+        assert result.keys() >= {*ACCURACY, "of", "storage_bytes"}
         assert (result["of"], result["storage_bytes"], result["protocol"]) == ("distilled", 2640, "dsa")
+        assert (result["set"], result["images_per_class"], result["stored_images_per_class"]) == ("runs/a", 1, 1)
+        assert (result["lr"], result["augment"]) == (0.01, "dsa:color_crop_cutout_scale_rotate")
+    assert not (finished / "evaluations").exists()
+
+
+def test_evaluate_a_matrix(copied: Path, shards: dict[str, str]) -> None:
+    shutil.copytree(copied / "runs/a", copied / "runs/b")
+    # Nearest neighbours and regression, so that the one training is quick: the protocol's is 1001 epochs.
+    words = ["evaluate", "runs/a", "runs/b", "--test", shards["test"], "--repeats", 1, "--nets", "convnet:width=1:depth=1"]
+    outcome = command(copied, *words, "--grid", "norm=none,batch", "--predictors", "train,knn")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert len(lines) == 10
+    assert lines[-3].split() == ["convnet:norm=none", "convnet:norm=batch", "knn"]
+    assert [line.split()[0] for line in lines[-2:]] == ["runs/a", "runs/b"]
+    # The same set by the same keys: the same numbers.
+    assert lines[-2].split()[1:] == lines[-1].split()[1:]
+    assert lines[0].startswith("distilled ")
+    assert "1 a class (1 by storage), 1 x convnet:width=1,depth=1,norm=none, protocol dsa, rate 0.01" in lines[0]
 
 
 def test_pack_show_and_verify_shards(work: Path) -> None:

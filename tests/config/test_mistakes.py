@@ -76,7 +76,11 @@ def error(text: str) -> str:
         ("evaluate: {protocol: own}", "evaluate.protocol must be '"),
         ("evaluate: {nets: convnet}", "evaluate.nets must be a valid list or 'auto', got 'convnet'"),
         ("evaluate: {nets: [convnet, vgg]}", f"evaluate.nets.1.name {IN_NETS} 'vgg'"),
-        ("evaluate: {baselines: [best]}", "evaluate.baselines.0 must be 'random' or 'whole', got 'best'"),
+        (
+            "evaluate: {baselines: [best]}",
+            "evaluate.baselines.0 must be 'random', 'random@bytes', 'herding', 'kcenter', 'forgetting', 'kmeans', "
+            "'average', 'optimised' or 'whole', got 'best'",
+        ),
         ("data: &d {train: *d}", "data.train must be a valid string, got {'train': {...}}"),
     ],
 )

@@ -171,7 +171,7 @@ def test_what_travels_holds_no_torch_tensor(shards, make_set):
 
     def look(function, items, shared, on_result=None):
         seen.extend([shared, *items])
-        return [50.0] * len(items)
+        return [[50.0]] * len(items)
 
     evaluate(make_set(soft=True), test=shards["test"], repeats=1, map=look)
     for record in seen:
@@ -207,7 +207,16 @@ def test_missing_classes_are_refused(shards, make_set):
     ("options", "message"),
     [
         ({"protocol": "dc2"}, r"the protocol must be one of dc, .*, got 'dc2'"),
-        ({"baselines": ["herding"], "train": "x"}, r"baselines must be out of random, whole, got 'herding'"),
+        (
+            {"baselines": ["best"], "train": "x"},
+            r"baselines must be out of random, random@bytes, .*, whole, got 'best'",
+        ),
+        ({"baselines": ["herding"], "train": "x"}, r"the baseline herding is a set of its own, got none"),
+        ({"predictors": ["svm"]}, r"predictors must be out of train, krr, knn, got 'svm'"),
+        (
+            {"protocol": "fair"},
+            r"the protocol fair chooses learning rates on the training split, got no training shards",
+        ),
         ({"baselines": ["random"]}, r"baselines \(random\) need the training shards, got none"),
         ({"nets": ["resnet"]}, r"net: net.name must be one of convnet, frepo_convnet, mlp, .*, got 'resnet'"),
         ({"nets": ["convnet:depht=3"]}, r"depht"),

@@ -181,7 +181,7 @@ def test_lenet_equals_its_layers():
 
 @pytest.mark.parametrize("options", [{}, {"norm": "batch"}, {"norm": "instance", "pool": "avg"}])
 def test_alexnet_order(options):
-    norm = {"batch": ["BatchNorm2d"], "instance": ["GroupNorm"]}.get(options.get("norm"), [])
+    norm = {"batch": ["BatchNorm2d"], "instance": ["InstanceNorm"]}.get(options.get("norm"), [])
     one, pool = ["Conv2d", *norm, "ReLU"], ["AvgPool2d" if options.get("pool") == "avg" else "MaxPool2d"]
     module = build(config("alexnet", **options), (1, 28, 28), 10)
     assert [type(layer).__name__ for layer in module.blocks] == (one + pool) * 2 + one * 3 + pool

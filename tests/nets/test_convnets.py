@@ -65,7 +65,7 @@ def kinds(module):
 
 
 def test_convnet_order():
-    block = ["Conv2d", "GroupNorm", "ReLU", "AvgPool2d"]
+    block = ["Conv2d", "InstanceNorm", "ReLU", "AvgPool2d"]
     assert kinds(build(config(), (3, 32, 32), 10)) == block * 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe
 from raydd.evaluate import Accuracy
+from raydd.functional.memory import recall
+from raydd.report import RealImages
 from raydd.store import Folder
 
 HOSTILE = '<script>alert("x")</script> & \'"'
@@ -58,38 +61,49 @@ def make_set(
     )
 
 
-def accuracy(of: str, mean: float) -> dict[str, Any]:
-    made = Accuracy(
-        of=of,
-        protocol="frepo",
-        net=NET,
-        mean=mean,
-        std=1.25,
-        repeats=2,
-        each=[mean, mean],
-        images=1234,
-        storage_bytes=2640,
-    )
-    return made.to_json()
+def make_memory(*, classes: int = 3, each: int = 5, num_bases: int = 4) -> DistilledSet:
+    """An addressed memory of images of 8 pixels, from bases of 4."""
+    gen = torch.Generator().manual_seed(0)
+    bases = torch.randn(num_bases, 3, 4, 4, generator=gen)
+    addresses = torch.randn(classes, each, num_bases, generator=gen)
+    images = recall(bases, addresses, torch.eye(classes), 2).flatten(0, 1).contiguous()
+    config = {"name": "toy", "method": {"name": "rtp", "ipc": 1}}
+    like = make_set(classes=classes, shape=(3, 8, 8), soft=False, method="rtp", config=config)
+    labels = torch.arange(classes).repeat_interleave(each)
+    return replace(like, images=images, labels=labels, extras={"bases": bases, "addresses": addresses})
+
+
+def make_real(ds: DistilledSet, classes: list[int]) -> RealImages:
+    """A real image of each of some classes: all of its pixels are the class's number plus 100."""
+    labels = torch.tensor(classes)
+    pixels = (100 + labels).to(torch.uint8)[:, None, None, None].expand(-1, *ds.images.shape[1:]).contiguous()
+    return RealImages(pixels, labels)
+
+
+def accuracy(of: str, mean: float, **given: Any) -> dict[str, Any]:
+    made = {"protocol": "frepo", "net": NET, "std": 1.25, "repeats": 2, "each": [mean, mean]} | given
+    return Accuracy(of=of, mean=mean, images=1234, storage_bytes=2640, **made).to_json()
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Write a run; `bare` leaves all but the artifact away."""
 
-    def make(ds: DistilledSet | None = None, *, bare: bool = False) -> Folder:
+    def make(ds: DistilledSet | None = None, *, bare: bool = False, name: str = "toy") -> Folder:
         ds = make_set() if ds is None else ds
-        run = Folder(str(tmp_path / "runs" / "toy"))
+        run = Folder(str(tmp_path / "runs" / name))
         ds.save(run.folder("distilled"))
         if bare:
             return run
         results = [accuracy("distilled", 83.25), accuracy("random", 55.5), accuracy("whole", 97.0)]
         run.write_json("evaluation.json", {"results": results, "test": "x", "seconds": 75.0})
-        rows = [{"round": r, "loss": math.exp(-r / 20), "seconds": r / 10} for r in range(100)]
+        rows: list[dict[str, Any]] = [{"round": r, "loss": math.exp(-r / 20), "seconds": r / 10} for r in range(100)]
+        rows += [{"round": r, "val_accuracy": 50.0 + r / 4, "val_std": 2.0} for r in (0, 50, 100)]
         run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
         run.write_json("status.json", {"state": "finished", "seconds": 3725.0, "rounds_per_second": 2.5, "workers": 2})
         for r in (0, 1, 2, 5, 10, 20, 40, 50, 80):
-            data = safetensors.torch.save({"images": ds.images + 1 / (1 + r)})
+            # As the engine has it: at most the first 100 images.
+            data = safetensors.torch.save({"images": (ds.images[:100] + 1 / (1 + r)).contiguous()})
             run.write(f"history/{r:08d}.safetensors", data)
         return run
 

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageStat
 
-from raydd.report import write_report
+from raydd.distilled import DistilledSet
+from raydd.report import write_comparison, write_report
+from raydd.report.gather import RunRecord
+from raydd.report.page import context, render
+from raydd.report.pictures import shown_classes
 from raydd.store import Folder
-from tests.report.conftest import make_set
+from tests.report.conftest import MakeRun, accuracy, make_memory, make_real, make_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (1280, 768, 390, 320)
@@ -40,7 +44,8 @@ onload = () => document.querySelector("pre").textContent = JSON.stringify(frames
   const images = [...page.images];
   return {{width: root.clientWidth, scroll: Math.max(root.scrollWidth, page.body.scrollWidth),
     broken: images.filter(i => !i.complete || !i.naturalWidth).length, images: images.length,
-    wide: [...page.body.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > root.clientWidth + 1)
+    wide: [...page.body.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > root.clientWidth + 1 &&
+      !(e.parentElement.closest(".scroll") && (f.dataset.scrolls || root.clientWidth < 390)))
       .map(e => e.tagName + "." + e.className)}};
 }}));
 </script>"""
@@ -54,27 +59,81 @@ def browse(tmp_path: Path, url: str, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.fixture(params=["soft", "hard", "bare"])
-def page(request: pytest.FixtureRequest, make_run) -> Path:
-    sets = {"soft": make_set(classes=12), "hard": make_set(classes=10, ipc=10, soft=False), "bare": make_set()}
-    run: Folder = make_run(sets[request.param], bare=request.param == "bare")
-    write_report(run)
-    return Path(run.url) / "report.html"
+NETS = ("mlp", "lenet", "alexnet", "vgg11:norm=batch", "vgg11:norm=instance", "resnet18", "frepo_convnet:width=128")
 
 
-def test_nothing_overflows_and_every_image_loads(page: Path, tmp_path: Path):
-    frames = "".join(f'<iframe src="file://{page}" style="border:0;width:{w}px;height:900px"></iframe>' for w in WIDTHS)
+def write_soft(run: Folder, ds: DistilledSet) -> None:
+    """Soft labels, long names, a real image of most classes, many networks."""
+    results = [
+        accuracy(
+            of, 40.0 + i, net=net, lr=0.01, note="a note " * 20, labels="soft", augment="dsa:color_crop_cutout_flip"
+        )
+        for i, net in enumerate(NETS)
+        for of in ("distilled", "random", "random@bytes", "herding", "forgetting", "whole")
+    ]
+    run.write_json("evaluation.json", {"results": results})
+    write_report(run, make_real(ds, list(range(11))))
+
+
+def write_comparison_of_seven(make_run: MakeRun) -> Path:
+    names = [f"a-run-with-a-name-that-is-rather-long-{i}" for i in range(7)]
+    sets = [make_set(classes=12, config={"name": name, "seed": i}) for i, name in enumerate(names)]
+    pairs = enumerate(zip(names, sets, strict=True))
+    runs = [make_run(ds, name=name, bare=bool(i % 3)) for i, (name, ds) in pairs]
+    write_report(runs[0], make_real(sets[0], list(range(12))))
+    return Path(write_comparison(runs))
+
+
+def write_thousand(path: Path) -> Path:
+    """Write the page of a run of 1,000 classes."""
+    ds = make_set(classes=1000, shape=(3, 16, 16), soft=False)
+    real = make_real(ds, shown_classes(1000, (3, 16, 16)))
+    history = [(r, ds.images[:100]) for r in range(8)]
+    nothing = {"loss": [], "scores": [], "status": {}, "results": [], "evaluation_seconds": None}
+    missing = dict.fromkeys(("loss", "status", "evaluation"), "Nothing was recorded.")
+    record = RunRecord(url="somewhere", ds=ds, history=history, real=real, missing=missing, **nothing)
+    path.write_text(render("page.html", context(record)))
+    return path
+
+
+@pytest.fixture
+def pages(make_run: MakeRun, tmp_path: Path) -> list[Path]:
+    """Pages of all kinds."""
+    sets = {
+        "soft": make_set(classes=12),
+        "hard": make_set(classes=10, ipc=10, soft=False, shape=(1, 28, 28), config={"data": {"train": "mnist:x"}}),
+        "bare": make_set(),
+        "memory": make_memory(classes=10, each=29, num_bases=16),
+        "large-memory": make_memory(classes=100, each=2, num_bases=64),
+    }
+    runs = {name: make_run(ds, name=name, bare=name == "bare") for name, ds in sets.items()}
+    write_soft(runs.pop("soft"), sets["soft"])
+    for name, run in runs.items():
+        write_report(run, make_real(sets[name], list(range(10))) if len(sets[name].classes) == 10 else None)
+    found = [tmp_path / "runs" / name / "report.html" for name in sets]
+    return [*found, write_thousand(tmp_path / "thousand.html"), write_comparison_of_seven(make_run)]
+
+
+def test_nothing_overflows_and_every_image_loads(pages: list[Path], tmp_path: Path):
+    frame = '<iframe src="file://{page}" data-scrolls="{may}" style="border:0;width:{width}px;height:900px"></iframe>'
+    # A table of seven runs with long names may scroll in a box of its own, others on the narrowest phones only.
+    frames = [
+        frame.format(page=page, width=width, may="yes" if page.name == "compare.html" else "")
+        for page in pages
+        for width in WIDTHS
+    ]
     probe = tmp_path / "probe.html"
-    probe.write_text(PROBE.format(frames=frames))
+    probe.write_text(PROBE.format(frames="".join(frames)))
     dumped = re.search(r"<pre>(.*?)</pre>", browse(tmp_path, f"file://{probe}", "--dump-dom"), re.DOTALL)
     assert dumped is not None
     found = json.loads(html.unescape(dumped[1]))
-    assert [frame["width"] for frame in found] == list(WIDTHS)
-    for frame in found:
-        assert frame["scroll"] <= frame["width"]
-        assert frame["wide"] == []
-        assert frame["images"] > 0
-        assert frame["broken"] == 0
+    assert [one["width"] for one in found] == [*WIDTHS] * len(pages)
+    for page, one in zip([page for page in pages for _ in WIDTHS], found, strict=True):
+        assert page.stat().st_size < 15_000_000
+        assert one["scroll"] <= one["width"], page
+        assert one["wide"] == [], (page, one["width"])
+        assert one["images"] > 0
+        assert one["broken"] == 0
 
 
 def test_light_and_dark(make_run, tmp_path: Path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -10,12 +11,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from raydd.distilled import DistilledSet
 from raydd.errors import DataError
-from raydd.report import write_report
-from raydd.report.gather import gather
-from raydd.report.page import duration, size
+from raydd.report import RealImages, write_report
+from raydd.report.gather import RunRecord, gather
+from raydd.report.page import context, render
+from raydd.report.pictures import shown_classes
+from raydd.report.text import count_of, duration, flat, size
 from raydd.store import Folder
-from tests.report.conftest import HOSTILE, make_set
+from tests.report.conftest import HOSTILE, accuracy, make_memory, make_real, make_set
 
 
 class Page(HTMLParser):
@@ -49,8 +53,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def page_of(run: Folder) -> Page:
-    assert write_report(run) == f"{run.url}/report.html"
+def page_of(run: Folder, real: RealImages | None = None) -> Page:
+    assert write_report(run, real) == f"{run.url}/report.html"
     return Page(run.read("report.html").decode())
 
 
@@ -66,12 +70,12 @@ def test_every_image_is_inside_and_whole(make_run):
     page = page_of(make_run())
     assert page.references == []
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    # Three images, eight frames of each, and the loss for light and for dark.
+    # Three images, eight frames of each, and the charts of loss and accuracy for light and for dark.
     pictures = [uri for uri in page.uris if uri.startswith("data:image/png")]
     drawings = [uri for uri in page.uris if not uri.startswith("data:image/png")]
     assert len(pictures) == 3 + 3 * 8
     assert {pixels_of(uri).size for uri in pictures} == {(8, 8)}
-    assert len(drawings) == 2
+    assert len(drawings) == 4
     for uri in drawings:
         head, _, data = uri.partition(",")
         assert head == "data:image/svg+xml;base64"
@@ -116,7 +120,8 @@ def test_class_names_are_text(make_run):
 
 def test_a_run_of_which_nothing_but_the_set_is_left(make_run):
     page = page_of(make_run(bare=True))
-    assert page.words.count("Nothing was recorded.") == 4
+    # Accuracy, history, loss, time, and real images.
+    assert page.words.count("Nothing was recorded.") == 5
     assert len(page.images) == 3
 
 
@@ -126,8 +131,9 @@ def test_damaged_records_are_named(make_run):
     run.write("status.json", b"[]")
     run.write("evaluation.json", b'{"results": [{"of": "distilled"}]}')
     run.write("history/00000000.safetensors", b"no tensors")
+    run.write("history/real.safetensors", b"none either")
     page = page_of(run)
-    assert page.words.count("The record could not be read") == 4
+    assert page.words.count("The record could not be read") == 5
     assert "expected a JSON object, got list" in page.words
     assert "expected safetensors in" in page.words
     assert len(page.images) == 3
@@ -153,27 +159,50 @@ def test_hard_labels_and_many_images_a_class(make_run):
     assert len(page.images) == 24
     assert "All 24 images." in page.words
     assert "strongest classes" not in page.words
-    assert page.tags.count("h3") == 4
+    assert [page.text.count(name) for name in make_set(classes=4).classes] == [1, 1, 1, 1]
 
 
-def test_a_thousand_classes_stay_small(make_run):
-    run = make_run(make_set(classes=1000, shape=(3, 64, 64), soft=False), bare=True)
-    page = page_of(run)
+def big_page(ds: DistilledSet) -> tuple[Page, int]:
+    """The page of a run whose images take no less room than noise, and its size in bytes; nothing is written."""
+    real = make_real(ds, shown_classes(len(ds.classes), ds.images.shape[1:]))
+    noise = torch.randint(0, 256, real.images.shape, generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    record = RunRecord(
+        url="somewhere",
+        ds=ds,
+        loss=[(0.0, 1.0), (1.0, 0.5)],
+        scores=[],
+        status={},
+        results=[],
+        evaluation_seconds=None,
+        history=[(r, ds.images[:100]) for r in range(8)],
+        real=RealImages(noise, real.labels),
+    )
+    html = render("page.html", context(record))
+    return Page(html), len(html)
+
+
+def test_a_thousand_classes_stay_small():
+    page, length = big_page(make_set(classes=1000, shape=(3, 64, 64), soft=False))
     assert "200 of 1,000 images, 200 of 1,000 classes." in page.words
-    assert len(run.read("report.html")) < 15_000_000
+    # A learned and a real one of each, ten strips of eight, all classes on one picture, and the loss.
+    assert len(page.images) == 200 + 200 + 80 + 1 + 1
+    sheet = next(image for image in page.images if image["alt"].startswith("One image of every class"))
+    assert pixels_of(sheet["src"]).size == (40 * 22, 25 * 22)
+    assert length < 15_000_000
 
 
-def test_large_images_stay_small(make_run):
-    run = make_run(make_set(classes=60, shape=(3, 224, 224), soft=False), bare=True)
-    page = page_of(run)
-    assert "34 of 60 images" in page.words
-    assert len(run.read("report.html")) < 15_000_000
+def test_large_images_stay_small():
+    page, length = big_page(make_set(classes=25, shape=(3, 224, 224), soft=False))
+    assert "22 of 25 images, 22 of 25 classes." in page.words
+    assert length < 15_000_000
 
 
 def test_a_coreset_has_no_rounds_to_show(make_run):
     words = page_of(make_run(make_set(soft=False, method="random", rounds=0), bare=True)).words
     assert "3 real images of 3 classes, chosen from a whole training set by random." in words
     assert "How the images changed" not in words
+    words = page_of(make_run(make_set(soft=False, method="kmeans", rounds=0), bare=True)).words
+    assert "3 synthetic images of 3 classes, computed from a whole training set by kmeans." in words
 
 
 def test_the_picture_beside_the_page(make_run):
@@ -198,13 +227,131 @@ def test_published_numbers_stand_beside(make_run):
     words = page_of(make_run(make_set(classes=10, shape=(1, 28, 28), config=config))).words
     assert "Published, for the same number of images a class" in words
     assert "93.0 \N{PLUS-MINUS SIGN} 0.4" in words
-    assert "89.7" not in words
+    assert "frepo, kernel ridge regression" in words
+    own, _, others = words.partition("published numbers of other methods")
+    assert "89.7" not in own
+    assert "dm Accuracy" not in own
+    assert "89.7 \N{PLUS-MINUS SIGN} 0.6" in others
+    assert "Published across networks: DC, images learned with" in others
+
+
+def test_real_images_stand_beside_and_are_kept(make_run):
+    run = make_run(bare=True)
+    page = page_of(run, make_real(make_set(), [0, 2]))
+    named = {image["alt"]: image["src"] for image in page.images}
+    long = "class-2-with-a-name-that-is-rather-long"
+    assert [alt for alt in named if alt.startswith("Real")] == [
+        f"Real image of class {HOSTILE}",
+        f"Real image of class {long}",
+    ]
+    assert set(pixels_of(named[f"Real image of class {long}"]).tobytes()) == {102}
+    assert "Beside them a real image of the class" in page.words
+    again = page_of(run)
+    assert [image["src"] for image in again.images] == [image["src"] for image in page.images]
+
+
+def test_real_images_of_another_set_are_not_shown(make_run):
+    run = make_run(bare=True)
+    page_of(run, make_real(make_set(classes=5), [4]))
+    words = page_of(run).words
+    assert "No real images stand beside them. The record could not be read: expected uint8 images (k, 1, 8, 8)" in words
+
+
+def test_accuracy_on_the_way(make_run):
+    run = make_run()
+    assert gather(run).scores == [(0, 50, 2), (50, 62.5, 2), (100, 75, 2)]
+    page = page_of(run)
+    assert "validation part of the training split; 75.0 at the end." in page.words
+    assert any(image["alt"] == "Accuracy over rounds, 75.0 % at round 100" for image in page.images)
+    run.write("metrics.jsonl", b'{"round": 1, "loss": 2.0}\n')
+    assert "Accuracy on the way" not in page_of(run).words
+
+
+def test_history_of_the_first_images_alone(make_run):
+    run = make_run(make_set(classes=60, ipc=2, soft=False))
+    images = gather(run).history[-1][1]
+    assert images.shape == (100, 1, 8, 8)
+    page = page_of(run)
+    assert "The first image of 10 classes" in page.words
+    last = [image["src"] for image in page.images if image["alt"].endswith(" after round 100")]
+    first = make_set(classes=60, ipc=2, soft=False).pixels()[0]
+    assert list(pixels_of(last[0]).tobytes()) == first.flatten().tolist()
+
+
+def test_several_networks_are_a_heat_map(make_run):
+    run = make_run()
+    nets = ("convnet:width=8,depth=1,norm=none", "convnet:width=8,depth=1,norm=batch", "lenet")
+    results = [
+        accuracy(of, mean + 10 * i, net=net, lr=0.01, note="seen before" if of == "distilled" else None)
+        for i, net in enumerate(nets)
+        for of, mean in (("distilled", 60.0), ("random", 40.0), ("herding", 50.0))
+    ]
+    others = {"mlp": 90.0, "alexnet": 30.0, "vgg11": 20.0, "resnet18": 10.0}
+    more = [accuracy("distilled", mean, net=net, lr=0.01, note="seen before") for net, mean in others.items()]
+    run.write_json("evaluation.json", {"results": [*results, *more], "seconds": 1.0})
+    page = page_of(run)
+    assert "Network Distilled set Random real images Herding convnet:norm=none 60.0 40.0 50.0" in page.words
+    assert (
+        "convnet:norm=batch 70.0 50.0 60.0 lenet 80.0 60.0 70.0 mlp 90.0 alexnet 30.0 vgg11 20.0 resnet18 10.0"
+        in page.words
+    )
+    assert "All 13 accuracies in full" in page.words
+    # Once, though it holds for seven rows.
+    assert page.words.count("Distilled set: seen before.") == 1
+    assert "Learning rate 0.01" in page.words
+
+
+def test_what_a_memory_is_made_of(make_run):
+    page = page_of(make_run(make_memory(), bare=True))
+    assert "Every image is a sum of 4 bases of 3 x 4 x 4, each class mixing them in 5 ways of its own." in page.words
+    found = [image for image in page.images if image["alt"].startswith("Basis")]
+    assert {pixels_of(image["src"]).size for image in found} == {(4, 4)}
+    assert len(found) == 4
+    assert "Most alike:" in page.words
+    assert page.words.count("1.00") == 3
+    # 4 x 48 numbers of bases and 3 x 5 x 4 of addresses, beside 3 x 192 of an image a class.
+    assert "Images a class 5" in page.words
+    assert f"Images a class, by storage {(192 + 60) / 576:.3g}" in page.words
+
+
+def test_similarity_of_many_classes_is_a_picture(make_run):
+    page = page_of(make_run(make_memory(classes=30, each=2), bare=True))
+    picture = next(image for image in page.images if image["alt"].startswith("Similarity"))
+    image = pixels_of(picture["src"])
+    assert image.size == (30, 30)
+    assert {image.getpixel((i, i)) for i in range(30)} == {(0x1F, 0x6F, 0x8B)}
+
+
+def test_hostile_status(make_run):
+    run = make_run()
+    run.write_json(
+        "status.json", {"workers": "<b>", "seconds": "1", "faults": [1, 2], "state": "<i>", "device": HOSTILE}
+    )
+    words = page_of(run).words
+    assert "Faults survived 2" in words
+    assert "State <i>" in words
+    assert f"Device {HOSTILE}" in words
+    assert "Workers" not in words
 
 
 def test_no_set_no_page(tmp_path):
     with pytest.raises(DataError, match=r"expected a distilled set at"):
         write_report(Folder(str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_counts_and_keys():
+    assert [count_of(value) for value in (3, 2.0, [1, 2], {"a": 1}, "3", None, True, math.nan)] == [
+        3,
+        2,
+        2,
+        1,
+        None,
+        None,
+        None,
+        None,
+    ]
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
 def test_units_for_people():

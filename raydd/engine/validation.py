@@ -1,0 +1,218 @@
+"""Scores on the validation part while a run goes on: the round loop hands sets over and never waits for their scores.
+
+A set that is to be scored is written as an artifact, `validation/<round>/`, before the checkpoint that comes after its round,
+so that a run that goes on elsewhere finds every set that still lacks its score. Scores are worked out beside the run, by a
+process of this machine or a task on the cluster; what is left when the rounds are done is left to the workers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raydd.config import Config, EngineConfig
+from raydd.distilled import DistilledSet
+from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.evaluate import net_text, validate
+from raydd.methods import Tensors
+from raydd.store import Folder
+
+FOLDER = "validation"
+POLL_S = 0.2
+_ROUND = re.compile(r"\d{8}")
+_log = logging.getLogger("raydd")
+
+Score = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """How sets are scored; plain data, since it travels to other processes and is kept beside the scores.
+
+    Attributes:
+        train: URL of the packed training shards, of which the validation part is read.
+        protocol: Name of the protocol.
+        nets: Networks as text; None for the set's own.
+        repeats: Networks trained on each set.
+        seed: Root of their draws.
+        engine: What decides the numerics, as plain data.
+    """
+
+    train: str
+    protocol: str
+    nets: list[str] | None
+    repeats: int
+    seed: int
+    engine: dict[str, Any]
+
+    @classmethod
+    def of(cls, config: Config, train: str) -> Ask:
+        """Return what a resolved config asks for."""
+        wanted, engine = config.evaluate, config.engine
+        return cls(
+            train=train,
+            protocol=wanted.protocol,
+            nets=None if wanted.nets == "auto" else [net_text(net) for net in wanted.nets],
+            repeats=max(1, wanted.repeats),
+            seed=config.seed,
+            engine=engine.model_dump(include={"cpus_per_worker", "gpus_per_worker", "deterministic", "precision"}),
+        )
+
+
+def score_of(ask: Ask, url: str) -> Score:
+    """Return mean and deviation, in percent, of networks trained on the set at `url` and scored on the validation part.
+
+    The same wherever it is called, and whenever.
+    """
+    each = validate(
+        DistilledSet.load(url),
+        train=ask.train,
+        protocol=ask.protocol,
+        nets=ask.nets,
+        repeats=ask.repeats,
+        seed=ask.seed,
+        device="cuda" if ask.engine["gpus_per_worker"] else "cpu",
+    )
+    deviation = statistics.stdev(each) if len(each) > 1 else 0.0
+    return {"val_accuracy": round(statistics.fmean(each), 4), "val_std": round(deviation, 4)}
+
+
+def score_in_a_process(ask: Ask, url: str, stop: threading.Event) -> Score | None:
+    """Let another Python process of this machine do `score_of`; None when stopped, or when that process fails."""
+    command = [sys.executable, "-m", "raydd.engine.validation"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        told = json.dumps({"ask": asdict(ask), "url": url}).encode()
+        while True:
+            try:
+                out, err = process.communicate(told, timeout=POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                told = None
+                if stop.is_set():
+                    process.kill()
+    if process.returncode:
+        if not stop.is_set():
+            _log.warning("a score beside the run failed (%s); it is left to the end", err.decode().strip()[-200:])
+        return None
+    return json.loads(out)
+
+
+class Validation:
+    """The sets of a run that were handed over, and their scores.
+
+    Args:
+        run: The run's folder.
+        every: Rounds between two sets; 0 for none.
+        ask: How they are scored.
+        make: Makes a set of variables and the number of rounds that they have seen.
+        beside: Does `score_of` without anybody waiting but the thread that called it; returns None when the event says
+            stop, or when it cannot.
+    """
+
+    def __init__(
+        self,
+        run: Folder,
+        every: int,
+        ask: Ask,
+        make: Callable[[Tensors, int], DistilledSet],
+        beside: Callable[[Ask, str, threading.Event], Score | None],
+    ) -> None:
+        self.folder, self.every, self.ask, self.make, self.beside = run.folder(FOLDER), every, ask, make, beside
+        self.scores: dict[int, Score] = {}
+        self._written: dict[int, Future[None]] = {}
+        self._scored: list[Future[None]] = []
+        self._stop = threading.Event()
+        # One thread writes and one waits for scores: no set is late because a score is.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="validation-set")
+        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="validation-score")
+
+    def enter(self) -> None:
+        """Find what a run that goes on has: sets with their scores, and sets that still lack them."""
+        if not self.every:
+            return
+        for name in self.folder.folders():
+            if _ROUND.fullmatch(name) and self._at(int(name)).exists("manifest.json"):
+                self._hand_over(int(name), lambda: None)
+
+    def offer(self, variables: Tensors, round: int, *, last: bool) -> None:
+        """Hand over the variables after `round` rounds if it is their turn, or they are the last; returns at once."""
+        if self.every and (last or round % self.every == 0):
+            # No update changes a tensor in place, so they may be read while the rounds go on.
+            self._hand_over(round, lambda: self.make(variables, round).save(self._at(round)))
+
+    def _hand_over(self, round: int, write: Callable[[], None]) -> None:
+        if round not in self._written:
+            self._written[round] = self._writer.submit(write)
+            self._scored.append(self._waiter.submit(self._score, round))
+
+    def settle(self, round: int, timeout_s: float) -> None:
+        """Wait until all sets up to a round are written: a checkpoint of that round may then be relied on."""
+        for at, written in list(self._written.items()):
+            if at <= round:
+                written.result(timeout_s)
+
+    def finish(self, map: Callable[..., list[Score]]) -> dict[int, Score]:
+        """Return all scores by round, after letting `map` do what was not done beside the run."""
+        self._stop.set()
+        for scored in self._scored:
+            scored.result()
+        left = sorted(self._written.keys() - self.scores.keys())
+        for round, score in zip(left, map(score_of, [self._at(r).url for r in left], self.ask), strict=True):
+            self._keep(round, score)
+        return dict(sorted(self.scores.items()))
+
+    def load(self, round: int) -> DistilledSet:
+        """Return the set of a round that was handed over."""
+        return DistilledSet.load(self._at(round).url)
+
+    def close(self) -> None:
+        """Stop what is under way; what has no score yet gets it when the run goes on."""
+        self._stop.set()
+        self._writer.shutdown(cancel_futures=False)
+        self._waiter.shutdown(cancel_futures=True)
+
+    def _at(self, round: int) -> Folder:
+        return self.folder.folder(f"{round:08d}")
+
+    def _score(self, round: int) -> None:
+        self._written[round].result()
+        score = self._known(round)
+        if score is not None:
+            self.scores[round] = score
+        elif not self._stop.is_set():
+            score = self.beside(self.ask, self._at(round).url, self._stop)
+            if score is not None:
+                self._keep(round, score)
+
+    def _known(self, round: int) -> Score | None:
+        """Return a score that was worked out before, unless it was asked for in another way."""
+        if not self._at(round).exists("score.json"):
+            return None
+        record = self._at(round).record("score.json")
+        return record.get("score") if record.get("ask") == asdict(self.ask) else None
+
+    def _keep(self, round: int, score: Score) -> None:
+        self.scores[round] = score
+        self._at(round).write_json("score.json", {"ask": asdict(self.ask), "score": score})
+
+
+def main() -> None:
+    """Do one `score_of`: what is asked comes as JSON on stdin, the score goes as JSON to stdout."""
+    told = json.load(sys.stdin)
+    ask = Ask(**told["ask"])
+    keep_heap()
+    apply_numerics(EngineConfig.model_validate(ask.engine))
+    json.dump(score_of(ask, told["url"]), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

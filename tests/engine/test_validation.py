@@ -1,0 +1,113 @@
+"""Scores on the validation part while a run goes on: nobody waits for them, and they change nothing but what is chosen."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import raydd
+from raydd.api import Silent
+from raydd.engine.executor import LocalExecutor
+from raydd.errors import ConfigError
+from raydd.store import Folder
+from tests.engine.toys import bits, distil, toy
+
+# FRePo's protocol is the shortest one for ten images.
+SCORED: dict[str, Any] = {
+    "data__val_fraction": 0.1,
+    "evaluate__every": 5,
+    "evaluate__protocol": "frepo",
+    "method__ipc": 1,
+}
+
+
+def scores(run: str) -> dict[int, tuple[float, float]]:
+    lines = [json.loads(line) for line in Folder(run).read("metrics.jsonl").splitlines()]
+    return {line["round"] + 1: (line["val_accuracy"], line["val_std"]) for line in lines if "val_accuracy" in line}
+
+
+class Aside:
+    """Stands in for the process beside a run: tells when it is asked, and never has an answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.stopped = threading.Event(), False
+        monkeypatch.setattr(LocalExecutor, "score_beside", self)
+
+    def __call__(self, ask: object, url: str, stop: threading.Event) -> None:
+        self.asked.set()
+        self.stopped = stop.wait(60)
+
+
+class Watches(Silent):
+    """Lets no round after the first score was asked for begin before it was, and notes when rounds are done."""
+
+    def __init__(self, aside: Aside) -> None:
+        self.aside, self.done_unstopped = aside, []
+
+    def round(self, progress) -> None:
+        if progress.round == 6:
+            assert self.aside.asked.wait(60)
+        if not self.aside.stopped:
+            self.done_unstopped.append(progress.round)
+
+
+@pytest.fixture
+def reference(digits: str, tmp_path: Path) -> bytes:
+    return distil(toy("dm", digits, str(tmp_path / "plain"), **{**SCORED, "evaluate__every": 0}))
+
+
+def test_rounds_never_wait_for_a_score(
+    digits: str, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = Aside(monkeypatch)
+    watcher = Watches(aside)
+    run = raydd.distill(toy("dm", digits, str(tmp_path), **SCORED), watcher=watcher)
+    # All rounds were done while the first score was still being worked out; what was left was done at the end.
+    assert watcher.done_unstopped == list(range(1, 13))
+    assert aside.stopped
+    assert bits(run.url) == reference
+    assert list(scores(run.url)) == [5, 10, 12]
+    # A set on the way is an artifact like any other.
+    assert raydd.load(f"{run.url}/validation/00000005").recipe.rounds == 5
+
+
+def test_scores_are_the_same_beside_the_run_and_after_an_interruption(
+    digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(BaseException):
+        pass
+
+    class Stops(Silent):
+        def round(self, progress) -> None:
+            if progress.round == 9:
+                raise Interrupted
+
+    beside = raydd.distill(toy("dm", digits, str(tmp_path / "beside"), **SCORED))
+    Aside(monkeypatch)
+    stopped = toy("dm", digits, str(tmp_path / "stopped"), evaluate__select="val", **SCORED)
+    with pytest.raises(Interrupted):
+        raydd.distill(stopped, watcher=Stops())
+    resumed = raydd.distill(stopped)
+    assert scores(resumed.url) == scores(beside.url)
+    # The best of them is the result, and the earliest of equals.
+    found = scores(resumed.url)
+    best = max(found, key=lambda round: found[round][0])
+    assert resumed.distilled().recipe.rounds == best
+    assert bits(resumed.url) == Folder(resumed.url).folder("validation", f"{best:08d}").read("data.safetensors")
+
+
+def test_workers_give_the_same_scores(digits: str, ray_address: str, tmp_path: Path) -> None:
+    alone = raydd.distill(toy("dm", digits, str(tmp_path / "alone"), **SCORED))
+    shared = raydd.distill(toy("dm", digits, str(tmp_path / "shared"), workers=2, **SCORED))
+    assert (bits(shared.url), scores(shared.url)) == (bits(alone.url), scores(alone.url))
+
+
+def test_what_cannot_be_scored_is_refused(digits: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluate.every scores on .* data.val_fraction must be > 0, got 0"):
+        toy("dm", digits, str(tmp_path), evaluate__every=5)
+    with pytest.raises(ConfigError, match=r"evaluate.select val chooses .* evaluate.every must be > 0, got 0"):
+        toy("dm", digits, str(tmp_path), evaluate__select="val")
