@@ -28,10 +28,11 @@ from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.engine.training import plan_training, train_network
 from raydd.errors import DataError, StoreError, UserError
-from raydd.evaluate import Accuracy, Keeping, Request, robust_requests
+from raydd.evaluate import Accuracy, Keeping, Request, pooled, robust_requests
 from raydd.evaluate import evaluate_all as score_all
 from raydd.export import Exported, check_lossless
 from raydd.export import export as write_export
+from raydd.seeding import derive
 from raydd.store import Folder, Lease, load_manifest
 
 _log = logging.getLogger("raydd")
@@ -268,10 +269,27 @@ def _work(plan: Plan, finished: bool, lease: Lease, watcher: Watcher) -> list[Ac
     config, run = plan.config, plan.run
     with numerics(config.engine), open_executor(config.engine) as executor:
         watcher.say(f"{config.name}: {config.method.rounds} rounds on {_who(executor)}, run {run.url}")
-        ds = DistilledSet.load(run.url) if finished else distil(plan, executor, lease, watcher.round)
+        plans = [plan, *(_another(plan, k) for k in range(1, config.evaluate.sets))]
+        done = [finished, *(is_finished(each, "auto") for each in plans[1:])]
+        sets = [
+            DistilledSet.load(each.run.url) if is_done else distil(each, executor, lease, watcher.round)
+            for each, is_done in zip(plans, done, strict=True)
+        ]
         # Evaluation reads the images that it needs anew; nothing is to be held twice.
         executor.end()
-        return _score(plan, ds, executor, watcher)
+        return _score(plan, [(ds, each.config.seed) for ds, each in zip(sets, plans, strict=True)], executor, watcher)
+
+
+def _another(plan: Plan, k: int) -> Plan:
+    """Return the k-th further run of `evaluate.sets`: the same with a seed of its own, in a folder below the run's."""
+    config = plan.config
+    update = {
+        "name": f"{k + 1:02d}",
+        "store": plan.run.folder("sets").url,
+        "seed": derive(config.seed, "set", k),
+        "evaluate": config.evaluate.model_copy(update={"sets": 1}),
+    }
+    return plan_run(config.model_copy(update=update), plan.job.shards, plan.test)
 
 
 def _who(executor: Executor) -> str:
@@ -293,32 +311,27 @@ def _scores(plan: Plan) -> list[Accuracy] | None:
     return read_accuracies(plan.run)
 
 
-def _score(plan: Plan, ds: DistilledSet, executor: Executor, watcher: Watcher) -> list[Accuracy]:
+def _score(
+    plan: Plan, sets: Sequence[tuple[DistilledSet, int]], executor: Executor, watcher: Watcher
+) -> list[Accuracy]:
+    """Score each set with networks drawn by its own seed; baselines stand beside the first."""
     wanted = plan.config.evaluate
     results: list[Accuracy] = []
     started = time.monotonic()
     if wanted.repeats and plan.test is None:
         watcher.say("no test split is known, so nothing is scored; set data.test")
     elif wanted.repeats and plan.test is not None:
-        request = Request(
-            ds=ds,
-            protocol=wanted.protocol,
-            nets=None if wanted.nets == "auto" else wanted.nets,
-            baselines=wanted.baselines,
-        )
+        nets = None if wanted.nets == "auto" else wanted.nets
         engine = plan.config.engine
-        keeping = Keeping(map=executor.map, folder=plan.run.folder("evaluation"))
-        results = score_all(
-            [with_coresets(request, train=plan.job.shards, engine=engine, executor=executor)],
-            train=plan.job.shards,
-            test=plan.test,
-            repeats=wanted.repeats,
-            whole_epochs=wanted.whole_epochs,
-            seed=plan.config.seed,
-            device="cuda" if engine.gpus_per_worker else "cpu",
-            map=keeping,
-            on_result=watcher.evaluating,
-        )
+        options: dict[str, Any] = {"train": plan.job.shards, "test": plan.test, "repeats": wanted.repeats}
+        options |= {"whole_epochs": wanted.whole_epochs, "device": "cuda" if engine.gpus_per_worker else "cpu"}
+        options |= {"map": Keeping(map=executor.map, folder=plan.run.folder("evaluation"))}
+        parts = []
+        for ds, seed in sets:
+            request = Request(ds=ds, protocol=wanted.protocol, nets=nets, baselines=() if parts else wanted.baselines)
+            request = with_coresets(request, train=plan.job.shards, engine=engine, executor=executor)
+            parts.append(score_all([request], seed=seed, on_result=watcher.evaluating, **options))
+        results = pooled(parts)
     seconds = round(time.monotonic() - started, 3)
     body: dict[str, Any] = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan)}
     body |= {"test": plan.test, "seconds": seconds}
@@ -398,7 +411,8 @@ def evaluate(
         requests = [wanted for request in requests for wanted in robust_requests(request)]
     with numerics(engine), open_executor(engine) as executor:
         asked = [names, test_url, train_url, protocol, nets, grid, repeats, baselines, predictors, robust, seed]
-        keeping = None if keep is None else Keeping(map=executor.map, folder=Folder(keep).folder(_digest(asked)))
+        kept = None if keep is None else Folder(keep)
+        keeping = None if kept is None else Keeping(map=executor.map, folder=kept.folder(_digest(asked)))
         results = score_all(
             [with_coresets(request, train=train_url, engine=engine, executor=executor) for request in requests],
             test=test_url,
@@ -409,8 +423,8 @@ def evaluate(
             map=keeping or executor.map,
             on_result=watcher.evaluating,
         )
-    if keeping is not None:
-        keeping.forget()
+    if kept is not None:
+        kept.delete(*kept.list(f"{_digest(asked)}/"))
     return results
 
 

@@ -70,7 +70,7 @@ class EvaluateConfig(Section):
     nets: list[NetConfig] | Auto = Field("auto", description="auto: the method's own network")
     every: int = Field(0, ge=0, description="rounds between scores on the validation part on the way; 0: none")
     select: Literal["last", "val"] = Field("last", description="the result: the last set, or the best of those scores")
-    sets: int = Field(1, ge=1, le=1, description="how many sets are distilled, each with a seed of its own")
+    sets: int = Field(1, ge=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")
     baselines: list[BaselineName] = Field(["random"], description="scored beside the distilled set")
     whole_epochs: int = Field(20, ge=1, description="epochs of the training on the whole set, cosine to zero")

@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from raydd.config.base import Auto, Section
 from raydd.config.run import RUN_NAME, EngineConfig
 
+AUGMENTATIONS = ("dc", "dsa", "frepo")
+
 
 class TrainConfig(Section):
     """An ordinary, data-parallel training of a network on a distilled set or on packed shards."""
@@ -45,13 +47,26 @@ class TrainConfig(Section):
             )
         return name
 
+    @field_validator("augment")
+    @classmethod
+    def _check_augment(cls, augment: str | None) -> str | None:
+        if augment not in (None, "auto") and augment.partition(":")[0] not in AUGMENTATIONS:
+            raise ValueError("must name whose and which operations, as in dsa:crop_flip (out of dc, dsa and frepo)")
+        return augment
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _in_this_process(cls, engine: Any) -> Any:
+        # Unlike distilling, training is done without Ray unless workers are asked for.
+        return {"workers": 0, **engine} if isinstance(engine, dict) else engine
+
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
         if self.batch < self.engine.workers:
             raise ValueError(f"batch must be >= engine.workers ({self.engine.workers}), got {self.batch}")
         if self.engine.gpus_per_worker not in (0, 1):
             raise ValueError(
-                f"engine.gpus_per_worker must be 0 or 1 in data-parallel training, got {self.engine.gpus_per_worker:g}"
+                f"data-parallel training takes engine.gpus_per_worker 0 or 1, got {self.engine.gpus_per_worker:g}"
             )
         return self
 

@@ -32,6 +32,8 @@ _HISTORY = re.compile(r"(\d{8})\.safetensors")
 LOGGED_ROUNDS = 2000
 STORE_TIMEOUT_S = 1800.0
 MOST_LOSSES = 100
+# Of one step in the row of images that the report shows; the first images of the set.
+HISTORY_BYTES = 4 * 2**20
 _log = logging.getLogger("raydd")
 
 
@@ -243,7 +245,8 @@ class Coordinator:
         if self.kept and self.round < self.rounds and self.round < 1.5 * max(self.kept):
             return {}
         self.kept.append(self.round)
-        images = self.method.distilled(self.variables)["images"][:100].contiguous()
+        images = self.method.distilled(self.variables)["images"]
+        images = images[: max(1, HISTORY_BYTES // images[0].nbytes)].contiguous()
         return {f"{self.round:08d}.safetensors": safetensors.torch.save({"images": images})}
 
     def _status(self, state: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from raydd.evaluate.mapping import MapFunction, sequential
 from raydd.evaluate.matrix import Matrix, arrange
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
 from raydd.evaluate.request import Request, net_text
-from raydd.evaluate.results import Accuracy
+from raydd.evaluate.results import Accuracy, pooled
 from raydd.evaluate.resume import Keeping
 from raydd.evaluate.robust import Robustness, robust_requests, robustness
 from raydd.evaluate.score import evaluate, evaluate_all
@@ -31,6 +31,7 @@ __all__ = [
     "evaluate_all",
     "net_text",
     "parse_grid",
+    "pooled",
     "robust_requests",
     "robustness",
     "sequential",

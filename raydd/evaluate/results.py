@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -40,6 +41,7 @@ class Accuracy:
         images_per_class: Images trained on over classes, one reading of "images per class".
         stored_images_per_class: How many float32 images with an int64 label take those bytes, over classes: the other.
         note: What a reader must know besides.
+        sets: How many sets, distilled alike with a seed each, the networks were trained on; as many on each.
     """
 
     of: str
@@ -59,6 +61,7 @@ class Accuracy:
     images_per_class: float | None = None
     stored_images_per_class: float | None = None
     note: str | None = None
+    sets: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -82,3 +85,24 @@ class Accuracy:
 def deviation(each: list[float]) -> float:
     """Return the sample deviation; 0 of a single number."""
     return statistics.stdev(each) if len(each) > 1 else 0.0
+
+
+def pooled(parts: Sequence[Sequence[Accuracy]]) -> list[Accuracy]:
+    """Return the results of several sets that were distilled alike as those of one, over all their networks.
+
+    Args:
+        parts: The results of each set. The first decides what there is; what only it has, such as baselines, is kept.
+    """
+    if len(parts) == 1:
+        return list(parts[0])
+    return [_pooled(first, [one for part in parts for one in part if _kind(one) == _kind(first)]) for first in parts[0]]
+
+
+def _pooled(first: Accuracy, alike: Sequence[Accuracy]) -> Accuracy:
+    each = [percent for one in alike for percent in one.each]
+    mean, std = statistics.fmean(each), deviation(each)
+    return replace(first, mean=mean, std=std, repeats=len(each), each=each, sets=len(alike))
+
+
+def _kind(result: Accuracy) -> tuple[str | None, ...]:
+    return (result.of, result.protocol, result.net, result.predictor, result.augment, result.labels)

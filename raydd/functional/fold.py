@@ -86,7 +86,9 @@ def _widen(layer: nn.Module, count: int) -> nn.Module:
 
 
 def _times(tensor: Tensor, count: int) -> Tensor:
-    return torch.cat([tensor.detach()] * count) if tensor.ndim else tensor.detach()
+    # Not by `cat` or `repeat`: on the meta device those import torch's compiler, which takes seconds.
+    shape = (count * tensor.shape[0], *tensor.shape[1:]) if tensor.ndim else ()
+    return torch.empty(shape, dtype=tensor.dtype, device="meta")
 
 
 class GroupConv(nn.Module):

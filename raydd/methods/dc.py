@@ -54,6 +54,7 @@ from raydd.nets import NetState
 # Shapes: K classes of a slot, R real images of a class, I images a class (ipc), C classes.
 
 BATCHNORM_IMAGES = 16
+CHUNK = 64  # real images in one pass; bounds memory, and keeps maps near the processor
 
 Matching = TypeVar("Matching", bound=GradientMatchingConfig)
 
@@ -151,8 +152,17 @@ class GradientMatching(Method[Matching], Generic[Matching]):
             gen = self.problem.generator("augment", round, slot.unit, label)
             params = dsa.draw(self.strategy, gen, None, self.problem.shape)
             x_real, x_syn = dsa.apply(x_real, params), dsa.apply(x_syn, params)
-        g_real = self._gradient(theta, x_real, label, differentiable=False)
-        return self.distance(g_real, self._gradient(theta, x_syn, label, differentiable=True))
+        g_syn = self._gradient(theta, x_syn, label, differentiable=True)
+        return self.distance(self._real_gradient(theta, x_real, label), g_syn)
+
+    def _real_gradient(self, theta: NetState, x: Tensor, label: int) -> Sequence[Tensor]:
+        """Return `_gradient` without a tape, a chunk at a time: no image of a batch sees another."""
+        total = [torch.zeros_like(p) for p in theta.params.values() if p.requires_grad]
+        for part in x.split(CHUNK):
+            gradient = self._gradient(theta, part, label, differentiable=False)
+            for sum_, value in zip(total, gradient, strict=True):
+                sum_.add_(value, alpha=len(part) / len(x))
+        return total
 
     def _gradient(self, theta: NetState, x: Tensor, label: int, *, differentiable: bool) -> Sequence[Tensor]:
         """Return the gradient of the mean cross entropy of images of one class, by parameter."""

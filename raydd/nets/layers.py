@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from raydd.errors import ConfigError
+from raydd.nets.instance import InstanceNorm
 
 GROUPS = 4  # of norm "group", the DC family's GN
 
@@ -69,7 +70,7 @@ def norm(name: str, shape: tuple[int, int, int], momentum: float = 0.1) -> list[
         return [nn.LayerNorm(list(shape))]
     if name == "instance":
         # The DC family's "InstanceNorm": affine, and no running statistics.
-        return [nn.GroupNorm(channels, channels)]
+        return [InstanceNorm(channels)]
     return [nn.GroupNorm(GROUPS, channels)] if name == "group" else []
 
 

@@ -289,11 +289,26 @@ def ended(outcome: Outcome) -> str:
         (["evaluate", "runs/a", "--test", "{test}", "--nets", "convnet:depth=9"], "net.depth must be <= 3 for images"),
         (["evaluate", "runs/a", "--test", "{test}", "--baselines", "best"], "baselines must be out of random, ran"),
         (["evaluate", "runs/a", "--test", "{test}", "--baselines", "whole"], "baselines (whole) need the training sha"),
-        (["evaluate", "runs/a", "--test", "{test}", "--baselines", "kmeans"], "baselines (kmeans) need the training sh"),
-        (["evaluate", "runs/a", "--test", "{test}", "--protocol", "fair"], "the protocol fair chooses learning rates on"),
-        (["evaluate", "runs/a", "--test", "{test}", "--predictors", "svm"], "predictors must be out of train, krr, knn"),
-        (["evaluate", "runs/a", "--test", "{test}", "--grid", "width"], "--grid expects OPTION=VALUE,VALUE such as wid"),
-        (["evaluate", "runs/a", "--test", "{test}", "--grid", "size=1"], "--grid varies options of the network convnet"),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--baselines", "kmeans"],
+            "baselines (kmeans) need the training sh",
+        ),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--protocol", "fair"],
+            "the protocol fair chooses learning rates on",
+        ),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--predictors", "svm"],
+            "predictors must be out of train, krr, knn",
+        ),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--grid", "width"],
+            "--grid expects OPTION=VALUE,VALUE such as wid",
+        ),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--grid", "size=1"],
+            "--grid varies options of the network convnet",
+        ),
         (["evaluate", "runs/a", "--test", "{test}", "--threads", "0"], "cpus_per_worker must be >= 1, got 0"),
         (["evaluate", "runs/a", "--test", "{test}", "--gpus", "-1"], "gpus_per_worker must be >= 0, got -1.0"),
         (["evaluate", "runs/a", "runs/a", "--test", "{test}", "--robust", "--protocol", "dc"], "robust scores choose"),

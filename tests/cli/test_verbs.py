@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,7 +136,17 @@ def test_evaluate(finished: Path, shards: dict[str, str]) -> None:
 def test_evaluate_a_matrix(copied: Path, shards: dict[str, str]) -> None:
     shutil.copytree(copied / "runs/a", copied / "runs/b")
     # Nearest neighbours and regression, so that the one training is quick: the protocol's is 1001 epochs.
-    words = ["evaluate", "runs/a", "runs/b", "--test", shards["test"], "--repeats", 1, "--nets", "convnet:width=1:depth=1"]
+    words = [
+        "evaluate",
+        "runs/a",
+        "runs/b",
+        "--test",
+        shards["test"],
+        "--repeats",
+        1,
+        "--nets",
+        "convnet:width=1:depth=1",
+    ]
     outcome = command(copied, *words, "--grid", "norm=none,batch", "--predictors", "train,knn")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()

@@ -111,3 +111,19 @@ def test_what_cannot_be_scored_is_refused(digits: str, tmp_path: Path) -> None:
         toy("dm", digits, str(tmp_path), evaluate__every=5)
     with pytest.raises(ConfigError, match=r"evaluate.select val chooses .* evaluate.every must be > 0, got 0"):
         toy("dm", digits, str(tmp_path), evaluate__select="val")
+
+
+def test_several_sets_are_scored_as_one(tmp_path: Path) -> None:
+    options = {"evaluate__sets": 2, "evaluate__repeats": 1, "evaluate__protocol": "frepo", "method__ipc": 1}
+    config = toy("dm", "digits", str(tmp_path), **options)
+    run = raydd.distill(config)
+    distilled, random = run.accuracies
+    assert (distilled.sets, distilled.repeats, random.sets, random.repeats) == (2, 2, 1, 1)
+    # The second set is a run like any other, with its own seed.
+    second = Folder(run.url).folder("sets", "02")
+    seed = raydd.load(second.url).recipe.config["seed"]
+    alone = raydd.distill(
+        toy("dm", "digits", str(tmp_path / "alone"), **{**options, "evaluate__sets": 1, "seed": seed})
+    )
+    assert bits(second.url) == bits(alone.url) != bits(run.url)
+    assert alone.accuracies[0].each == distilled.each[1:]

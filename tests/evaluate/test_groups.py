@@ -43,11 +43,8 @@ def test_repeats_fall_into_groups():
 
 
 def test_the_numbers_of_a_group_do_not_depend_on_workers(run):
-    at_once = run(group=2, map=sequential)
-    assert at_once == run(group=2, map=dealt(1)) == run(group=2, map=dealt(2))
-    # Apart from what rounding moves across a decision, one test image in eighteen at the most.
-    for together, alone in zip(at_once, run(group=1), strict=True):
-        assert together.each == pytest.approx(alone.each, abs=100 / 18 + 1e-9)
+    at_once = run(group=2, repeats=3, map=sequential)
+    assert at_once == run(group=2, repeats=3, map=dealt(1)) == run(group=2, repeats=3, map=dealt(2))
 
 
 def test_stacked_networks_start_and_end_as_alone(run, monkeypatch):
@@ -59,7 +56,7 @@ def test_stacked_networks_start_and_end_as_alone(run, monkeypatch):
 
     monkeypatch.setattr(items, "score", remember)
     for size in (1, 5):
-        run(group=size)
+        run(group=size, repeats=5)
     assert len(trained[1]) == len(trained[5]) == 10
     for alone, together in zip(trained[1], trained[5], strict=True):
         for name, tensor in alone.params.items():

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
@@ -236,3 +237,9 @@ def test_hostile_data_is_refused():
         train_group(module, states, x[:, :0], y[:, :0], SGD, seeds=range(3))
     with pytest.raises(ConfigError, match=r"'mse' takes soft labels .* got shape \(5,\): use centred_labels"):
         train_group(module, states, x, y, ADAM, seeds=range(3))
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "instance"])
+def test_folding_does_not_load_the_compiler(norm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)
+    assert fold(network(norm=norm), 3) is not None

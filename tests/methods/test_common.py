@@ -133,12 +133,12 @@ def test_gradient_by_finite_differences(name: str) -> None:
         for _ in range(2):
             direction = torch.randn(variables[chosen].shape, generator=gen, dtype=torch.float64)
             values = []
-            for step in (1e-6, -1e-6):
+            for step in (1e-7, -1e-7):
                 moved = {**variables, chosen: variables[chosen] + step * direction}
                 values.append(toy.objective(method, DATA, ROUNDS, moved, state)[0])
             slope = (gradients[chosen] * direction).sum().item()
             assert abs(slope) > 1e-6, f"{chosen} has no gradient"
-            assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope, rel=1e-5)
+            assert (values[0] - values[1]) / 2e-7 == pytest.approx(slope, rel=1e-5)
 
 
 def test_loss_falls(name: str) -> None:

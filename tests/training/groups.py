@@ -44,4 +44,9 @@ def together(size: int, function: Callable[[Member], R]) -> list[R]:
             raise
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(call, range(size)))
+        futures = [pool.submit(call, rank) for rank in range(size)]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    # Those that were let down by another's error tell nothing.
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    return [future.result() for future in futures]
