@@ -1,11 +1,16 @@
-"""Rounds per second of each method on fixed work, and what the engine costs over the bare arithmetic.
+"""Rounds per second of each method on fixed work, what the engine costs over the bare arithmetic, and evaluation's speed.
 
-    python jobs/benchmark.py                   # CIFAR-10's shape, ConvNet of width 128, 1 and 2 workers: about ten minutes
-    python jobs/benchmark.py --width 32 --methods dm
+    python jobs/benchmark.py                   # CIFAR-10's shape, ConvNet of width 128, 1 and 2 workers: about twenty minutes
+    python jobs/benchmark.py --width 32 --only dm
+    python jobs/benchmark.py --only evaluate --networks 20
+    python jobs/benchmark.py --only evaluate --device cuda     # one GPU, without Ray: networks stacked and one by one
 
 The images are noise in CIFAR-10's binary format, so nothing is downloaded; the arithmetic does not mind. Bare arithmetic is the
 same slots, reduction and update in a plain loop over images that are already normalised and in memory. Bare and engine are
 timed alternately in one run, and each figure is the median over rounds, with the quartiles beside it: the machine may be shared.
+
+Evaluation is DC's protocol: each network trains for 301 updates on ten images. On the CPU an update is timed beside its
+convolutions alone, and an evaluation with two workers beside one with a worker; on a GPU, stacked networks beside one by one.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +27,8 @@ import numpy as np
 import torch
 import typer
 
-from raydd.api import Silent, prepare
-from raydd.config import Config, config_from
+from raydd.api import Silent, distill, prepare
+from raydd.config import Config, EngineConfig, config_from
 from raydd.engine.coordinator import Progress
 from raydd.engine.executor import open_executor, units_of
 from raydd.engine.numerics import keep_heap, numerics
@@ -138,22 +145,164 @@ def measure(method: str, source: str, store: str, width: int, rounds: int, repea
         show(f"{method} {workers} worker{'s' if workers > 1 else ''}", seconds, over)
 
 
+def ten_images(networks: int, width: int, device: str) -> tuple[Any, list[Any], torch.Tensor, torch.Tensor]:
+    """Return a ConvNet, the numbers of many at the start, and an image of each of ten classes with the labels."""
+    from raydd.config.net import ConvNetConfig
+    from raydd.nets import build, initialise
+    from raydd.seeding import generator
+
+    module = build(ConvNetConfig(width=width, depth=3, norm="instance"), (3, 32, 32), 10)
+    states = [initialise(module, generator(i, "net"), device).channels_last() for i in range(networks)]
+    return (
+        module,
+        states,
+        torch.randn(10, 3, 32, 32, generator=generator(0, "x")).to(device),
+        torch.arange(10, device=device),
+    )
+
+
+def convolutions(width: int, images: int) -> Callable[[], None]:
+    """Return what does the convolutions of an update alone, forward and backward."""
+    work = []
+    for channels, edge in ((3, 32), (width, 16), (width, 8)):
+        weight, bias = torch.randn(width, channels, 3, 3).requires_grad_(), torch.zeros(width).requires_grad_()
+        # The images themselves need no gradient.
+        maps = torch.randn(images, channels, edge, edge).requires_grad_(bool(work))
+        given = torch.randn(images, width, edge, edge)
+        maps, weight, given = (t.contiguous(memory_format=torch.channels_last) for t in (maps, weight, given))
+        work.append((maps, weight, bias, given))
+
+    def update() -> None:
+        for maps, weight, bias, given in work:
+            out = torch.nn.functional.conv2d(maps, weight, bias, padding=1)
+            torch.autograd.grad(out, [t for t in (maps, weight, bias) if t.requires_grad], given)
+
+    return update
+
+
+def cpu_seconds(work: Callable[[], Any]) -> float:
+    """Return the processor time of this thread that some work takes."""
+    started = time.thread_time()
+    work()
+    return time.thread_time() - started
+
+
+def measure_update(width: int, repeats: int) -> None:
+    """Time updates of one network beside their convolutions, by processor time: wall time is not the arithmetic's alone."""
+    from raydd.evaluate import PROTOCOLS
+    from raydd.functional.train import train
+
+    updates, bare = 10, convolutions(width, 10)
+    recipe = replace(PROTOCOLS["dc"].training, epochs=updates, drop_epoch=updates // 2)
+    module, (state,), x, y = ten_images(1, width, "cpu")
+    ours: list[float] = []
+    floor: list[float] = []
+    for repeat in range(-1, 3 * repeats):
+        timed = [cpu_seconds(lambda: train(module, state, x, y, recipe, seed=0))]
+        timed.append(cpu_seconds(lambda: [bare() for _ in range(updates)]))
+        if repeat >= 0:
+            ours.append(timed[0] / updates)
+            floor.append(timed[1] / updates)
+    ratio = statistics.median(ours) / statistics.median(floor)
+    print(f"evaluate: an update {1e3 * statistics.median(ours):.1f} ms, its convolutions alone", end=" ")
+    print(f"{1e3 * statistics.median(floor):.1f} ms: {ratio:.2f} times (processor time, n={len(ours)})")
+
+
+def measure_spread(source: str, store: str, width: int, networks: int) -> None:
+    """Time a whole evaluation with one worker and with two, and compare the numbers."""
+    from raydd.engine.cluster import keep_workers
+    from raydd.evaluate import evaluate
+
+    random = {"name": "benchmark", "data": {"train": source, "zca": None}, "net": {"width": width}, "store": store}
+    random |= {"method": {"name": "random", "ipc": 1}, "engine": {"workers": 0}, "evaluate": {"repeats": 0}}
+    config = config_from(random)
+    ds, test = distill(config).distilled(), prepare(config).test
+    assert test is not None
+    seconds, found = {}, {}
+    with keep_workers():
+        for workers in (1, 2):
+            with open_executor(EngineConfig(workers=workers)) as executor:
+                for repeats in (workers, networks):  # first so that every worker has loaded what it needs
+                    started = time.perf_counter()
+                    options = {"protocol": "dc", "repeats": repeats, "device": "cpu", "map": executor.map}
+                    found[workers] = evaluate(ds, test=test, **options)
+                    seconds[workers] = time.perf_counter() - started
+    same = "the same numbers" if found[1] == found[2] else "OTHER NUMBERS"
+    print(f"evaluate: {networks} networks {seconds[1]:.1f} s with 1 worker, {seconds[2]:.1f} s with 2:", end=" ")
+    print(f"{seconds[1] / seconds[2]:.2f} times as fast, {same}")
+
+
+def measure_stacking(device: str, width: int, networks: int, repeats: int) -> None:
+    """Time networks trained stacked beside one by one, and compare what they score on noisy copies of the images."""
+    from raydd.evaluate import PROTOCOLS
+    from raydd.functional.stacked import train_group
+    from raydd.functional.train import train
+    from raydd.nets import apply
+
+    module, states, x, y = ten_images(networks, width, device)
+    xs, ys = x.expand(networks, *x.shape), y.expand(networks, *y.shape)
+
+    def alone(recipe: Any) -> list[Any]:
+        return [train(module, state, x, y, recipe, seed=seed) for seed, state in enumerate(states)]
+
+    def stacked(recipe: Any) -> list[Any]:
+        return train_group(module, states, xs, ys, recipe, seeds=range(networks))
+
+    noise = torch.randn(2000, *x.shape[1:], generator=torch.Generator().manual_seed(1)).to(device)
+    tests, truth = x.repeat(200, 1, 1, 1) + 3 * noise, y.repeat(200)
+
+    def scores(trained: list[Any]) -> list[float]:
+        with torch.no_grad():
+            return [
+                100 * (apply(module, s.params, {}, tests).argmax(1) == truth).float().mean().item() for s in trained
+            ]
+
+    protocol = PROTOCOLS["dc"].training
+    seconds: dict[Any, list[float]] = {alone: [], stacked: []}
+    found = {}
+    for recipe in [replace(protocol, epochs=5, drop_epoch=3), *[protocol] * repeats]:
+        for way, times in seconds.items():
+            started = time.perf_counter()
+            found[way] = way(recipe)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - started)
+    base, fast = (statistics.median(seconds[way][1:]) for way in (alone, stacked))
+    ours, theirs = scores(found[stacked]), scores(found[alone])
+    print(
+        f"evaluate: {networks} networks {base:.2f} s one by one, {fast:.2f} s stacked: {base / fast:.2f} times as fast"
+    )
+    print(f"evaluate: they score {statistics.fmean(theirs):.2f} % and {statistics.fmean(ours):.2f} %, ", end="")
+    print(f"no network differs by more than {max(abs(a - b) for a, b in zip(ours, theirs, strict=True)):.2f}")
+
+
 def main(
-    methods: Annotated[str, typer.Option(help="which, with commas")] = "dm,frepo",
+    only: Annotated[str, typer.Option(help="dm, frepo, evaluate: which, with commas")] = "dm,frepo,evaluate",
     width: Annotated[int, typer.Option(help="the networks' width")] = 128,
     rounds: Annotated[int, typer.Option(help="timed rounds in a row")] = 3,
-    repeats: Annotated[int, typer.Option(help="how often bare and engine alternate")] = 3,
+    repeats: Annotated[int, typer.Option(help="how often what is compared alternates")] = 3,
+    networks: Annotated[int, typer.Option(help="how many evaluation trains")] = 20,
+    device: Annotated[str, typer.Option(help="cuda: evaluation on a GPU, and nothing else")] = "cpu",
 ) -> None:
     """Print rounds per second and the engine's cost, one thread a worker."""
     keep_heap()
+    if device == "cuda":
+        with numerics(EngineConfig(gpus_per_worker=1)):
+            print(f"{torch.cuda.get_device_name()}, width {width}, fp32, deterministic, torch {torch.__version__}")
+            measure_stacking(device, width, networks, repeats)
+        return
     with tempfile.TemporaryDirectory() as folder:
         source = write_cifar(Path(folder))
         store = f"{folder}/runs"
         first = config_of("dm", source, store, 1, width, 1, "first")
         with numerics(first.engine):
             print(f"CIFAR-10's shape, width {width}, one thread a worker, torch {torch.__version__}")
-            for method in methods.split(","):
-                measure(method, source, store, width, rounds, repeats)
+            for part in only.split(","):
+                if part == "evaluate":
+                    measure_update(width, repeats)
+                    measure_spread(source, store, width, networks)
+                else:
+                    measure(part, source, store, width, rounds, repeats)
 
 
 if __name__ == "__main__":

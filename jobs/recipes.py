@@ -96,7 +96,7 @@ TWO_CORES: dict[str, dict[int, str]] = {
         1: "rounds: 120, inner_steps: 50, inner_batch: 8",
         10: "rounds: 120, inner_steps: 50, inner_batch: 8",
     },
-    "dd": {1: "rounds: 600, real_batch: 512", 10: "rounds: 600, real_batch: 512"},
+    "dd": {1: "rounds: 600, real_batch: 512, net_init: fixed", 10: "rounds: 600, real_batch: 512"},
     **{name: {1: ""} for name in (*CORESETS, "kmeans", "average", "optimised")},
 }
 

@@ -61,7 +61,7 @@ class Exported:
         url: Its folder.
         format: One of `FORMATS`.
         images: Number of images.
-        files: Number of files.
+        files: Number of files, the manifest apart.
         bytes: Their size.
         lossy: What was lost, in words; empty where nothing was.
     """

@@ -99,6 +99,9 @@ def plan_training(config: TrainConfig) -> TrainJob:
     batch = check_batch(data, config.batch, max(1, config.engine.workers), least=least)
     resolved = config.model_copy(
         update={
+            # Whole paths: Ray Train's workers have a working directory of their own.
+            "data": Folder(config.data).url,
+            "test": None if config.test is None else Folder(config.test).url,
             "batch": batch,
             "epochs": data.epochs(batch) if config.epochs == "auto" else config.epochs,
             "lr": {"sgd": 0.01, "adam": 0.001}[config.optimiser] if config.lr == "auto" else config.lr,
@@ -194,7 +197,7 @@ def _difference(before: dict[str, Any], job: TrainJob) -> str:
 
 
 def read_result(run: Folder) -> dict[str, Any]:
-    """Return what a finished training's train.json says, after checking that the weights are whole.
+    """Return what a finished training's train.json says, after checking that the weights are there, by their size.
 
     Raises:
         IntegrityError: When one of them was altered.
@@ -255,6 +258,7 @@ class _Training:
         self.last = (-1 if found is None else found.round, time.monotonic())
         self.seconds = 0.0 if found is None else found.seconds
         self.began = time.monotonic()
+        self.loss = torch.zeros(())
         self.lines = [line for line in read_lines(self.folder) if line["update"] < self.position.step]
 
     def run(self) -> None:
@@ -265,8 +269,9 @@ class _Training:
                 self._checkpoint()
             step = self.position.step
             self.position, loss = self.loop.step(self.position)
-            if step % stride == 0 or step == self.loop.updates - 1 or self._due():
-                self._log(step, float(loss))
+            self.loss = loss
+            if step % stride == 0 or step == self.loop.updates - 1:
+                self._log(step, self._checked(step))
         if self.writes and self.last[0] < self.loop.updates:
             self._checkpoint()
         data, test = self.loop.data, self.job.config.test
@@ -277,10 +282,14 @@ class _Training:
     def _clock(self) -> float:
         return round(self.seconds + time.monotonic() - self.began, 3)
 
-    def _log(self, step: int, loss: float) -> None:
+    def _checked(self, step: int) -> float:
+        """Return the loss of the last update, which waits for a GPU."""
+        loss = float(self.loss)
         if not math.isfinite(loss):
-            # Before a checkpoint is written, which would only bring it back.
             raise EngineError(f"training gave a loss of {loss} at update {step}; lower the learning rate (--lr)")
+        return loss
+
+    def _log(self, step: int, loss: float) -> None:
         rate = self.loop.recipe.lr_at(step, len(self.loop.data))
         self.lines.append({"update": step, "seconds": self._clock(), "lr": rate, "loss": loss})
         if self.watch is not None:
@@ -295,6 +304,8 @@ class _Training:
 
     def _checkpoint(self) -> None:
         """Begin to write a checkpoint of the position as it is."""
+        # One of numbers that are none would bring the failure back for ever.
+        self._checked(self.position.step - 1)
         self.checkpoints.wait(STORE_TIMEOUT_S)
         check_generation(self.folder, self.job.generation)
         net, optim = self.loop.tensors(self.position)

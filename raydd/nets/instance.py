@@ -34,7 +34,7 @@ class InstanceNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalise each map of `(N, C, H, W)`; same shape."""
         return _Norm.apply(input, self.weight, self.bias, self.eps)[0]
 

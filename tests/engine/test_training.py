@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -178,11 +179,17 @@ def test_arithmetic_that_fails_is_told_and_not_kept(digits: str, tmp_path: Path)
         ({"epochs": 0}, r"epochs must be >= 1 or 'auto', got 0"),
         ({"optimiser": "lion"}, r"optimiser must be 'sgd' or 'adam', got 'lion'"),
         ({"augment": "dsa:nonsense"}, r"nonsense"),
-        ({"augment": "nobody:flip"}, r"augment must name whose and which operations, as in dsa:crop_flip .*, got 'nobody:flip'"),
+        (
+            {"augment": "nobody:flip"},
+            r"augment must name whose and which operations, as in dsa:crop_flip .*, got 'nobody:flip'",
+        ),
         ({"learning": 1}, r"learning is not a known key"),
         ({"overrides": ["engine.workers=3"], "batch": 2}, r"batch must be >= engine.workers \(3\), got 2"),
         ({"batch": 1}, r"an update has 1 images for 1 workers and each wants 2 for BatchNorm"),
-        ({"overrides": ["engine.gpus_per_worker=0.5"]}, r"data-parallel training takes engine.gpus_per_worker 0 or 1, got 0.5"),
+        (
+            {"overrides": ["engine.gpus_per_worker=0.5"]},
+            r"data-parallel training takes engine.gpus_per_worker 0 or 1, got 0.5",
+        ),
         ({"name": "../up"}, r"name must be letters, digits"),
         ({"test": "nowhere"}, r"expected packed shards with index.json, got none"),
     ],
@@ -203,6 +210,16 @@ def test_a_newer_driver_stops_the_older(tmp_path: Path) -> None:
     check_generation(run, 2)
     with pytest.raises(EngineError, match=r"another driver has taken this run over \(lease 2, ours is 1\)"):
         check_generation(run, 1)
+
+
+def test_paths_hold_wherever_a_worker_stands(
+    digits: str, digits_test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(digits).parent)
+    test = os.path.relpath(digits_test, Path(digits).parent)
+    job = plan_training(config(Path(digits).name, Path("runs"), test=test))
+    assert (job.config.data, job.config.test) == (digits, digits_test)
+    assert Path(job.run).parent == Path(digits).parent / "runs"
 
 
 def test_workers_that_see_different_checkpoints_stop(digits: str, tmp_path: Path) -> None:
@@ -268,3 +285,25 @@ def work_alone_differs(one: str, other: str) -> bool:
     a, b = (safetensors.torch.load(weights(run)) for run in (one, other))
     close = all(torch.allclose(t.float(), b[name].float(), atol=0.1) for name, t in a.items())
     return close and any(not torch.equal(t, b[name]) for name, t in a.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("net", [SMALL["net"], "torchvision:mobilenet_v2"])
+def test_on_a_gpu_same_bits_again_and_after_an_interruption(net: str, digits: str, tmp_path: Path) -> None:
+    engine = {"gpus_per_worker": 1, "checkpoint_every": 8}
+    first, again = (train(digits, tmp_path, net=net, engine=engine, name=name) for name in ("first", "again"))
+    with pytest.raises(Stop):
+        train(digits, tmp_path, net=net, engine=engine, name="stopped", watcher=stopping(12))
+    stopped = train(digits, tmp_path, net=net, engine=engine, name="stopped")
+    assert weights(first["run"]) == weights(again["run"]) == weights(stopped["run"])
+
+
+@pytest.mark.gpu
+@pytest.mark.ray
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_worker_on_a_gpu_does_what_this_process_does(digits: str, tmp_path: Path, ray_address: str) -> None:
+    engine = {"gpus_per_worker": 1, "checkpoint_every": 8}
+    here, there = (train(digits, tmp_path, engine=engine, workers=n, name=str(n)) for n in (0, 1))
+    assert weights(here["run"]) == weights(there["run"])

@@ -84,10 +84,10 @@ def test_a_grid_that_is_none(texts: list[str], told: str):
 @pytest.mark.parametrize(
     ("net", "told"),
     [
-        ("convnet", r"the network convnet, which has only act, depth, norm, pool, width; got 'widht'"),
-        ("lenet", r"the network lenet, which has no options; got 'widht'"),
+        ("convnet", r"the network convnet, which has only act, depth, norm, pool, width; got 'breadth'"),
+        ("lenet", r"the network lenet, which has no options; got 'breadth'"),
     ],
 )
 def test_an_option_that_no_network_has(net: str, told: str):
     with pytest.raises(ConfigError, match=told):
-        expand(NETS[net](), {"widht": ["1"]})
+        expand(NETS[net](), {"breadth": ["1"]})

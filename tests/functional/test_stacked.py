@@ -243,3 +243,22 @@ def test_hostile_data_is_refused():
 def test_folding_does_not_load_the_compiler(norm, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch._dynamo", None)
     assert fold(network(norm=norm), 3) is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "norm"), EVERY)
+def test_on_a_gpu_every_network_trains_stacked_as_alone(name, norm):
+    module = network(name, LARGE.get(name, 16), **({} if norm is None else {"norm": norm}))
+    states, x, y = setting(module, count=4, edge=LARGE.get(name, 16), dtype=torch.float32)
+    states, x, y = [state.to("cuda").channels_last() for state in states], x.cuda(), y.cuda()
+    recipe, augment = replace(SGD, epochs=1), per_image("dsa:color_crop_cutout_flip_scale_rotate")
+
+    def stack():
+        return train_group(module, states, x, y, recipe, seeds=range(4), augment=augment)
+
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        alone = apart(module, states, x, y, recipe, range(4), augment)
+        assert furthest(alone, states) > 1e-2
+        assert furthest(stack(), alone) < 2e-3
+        # Poolings that overlap are not the same every time outside of deterministic mode.
+        assert name == "alexcifarnet" or equal(stack(), stack())
