@@ -115,7 +115,7 @@ def test_scores_of_another_set_are_not_believed(digits: str, tmp_path: Path, mon
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr("raydd.api.score", die)
+        patch.setattr("raydd.api.score_all", die)
         with pytest.raises(Crash):
             raydd.distill(more)
     assert first.accuracies != truth
