@@ -75,7 +75,10 @@ def test_a_finished_run_prints_its_result_again_and_changes_nothing(finished: Pa
         "picture",
         "report",
     ]
-    assert "10 images, 2640 bytes, 1 a class (1 by storage), 1 x convnet:width=4,depth=1,norm=instance, protocol dsa" in shown.out
+    assert (
+        "10 images, 2640 bytes, 1 a class (1 by storage), 1 x convnet:width=4,depth=1,norm=instance, protocol dsa"
+        in shown.out
+    )
     assert tree(finished) == before
 
 
