@@ -168,6 +168,7 @@ class Validation:
         left = sorted(self._written.keys() - self.scores.keys())
         for round, score in zip(left, map(score_of, [self._at(r).url for r in left], self.ask), strict=True):
             self._keep(round, score)
+        self.close()
         return dict(sorted(self.scores.items()))
 
     def load(self, round: int) -> DistilledSet:

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from raydd.functional.losses import cross_entropy
 from raydd.nets import NetState, apply
 
-CHUNK = 64  # images in one pass of a network in which none sees another; bounds memory, keeps maps near the processor
+# Images in one pass on a CPU of a network in which none sees another: their maps stay near the processor. A GPU wants them all.
+CHUNK = 64
 
 Params = dict[str, Tensor]
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -100,7 +101,7 @@ def outer(
         chunk: Most images in one pass; bounds the memory.
     """
     buffers = {name: value.clone() for name, value in buffers.items()}
-    return _gradient(module, weights, buffers, x, y, chunk if _mixes(module) else min(chunk, CHUNK))
+    return _gradient(module, weights, buffers, x, y, min(chunk, _size(module, x)))
 
 
 def replay(inner: Inner, kept: Sequence[Params], buffers: Params, adjoint: Params) -> Iterator[StepGradient]:
@@ -181,7 +182,7 @@ def _chunks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _size(module: nn.Module, x: Tensor) -> int:
     """Return how many images of a step go through the network in one pass."""
-    return len(x) if _mixes(module) else CHUNK
+    return CHUNK if x.device.type == "cpu" and not _mixes(module) else len(x)
 
 
 def _mixes(module: nn.Module) -> bool:

@@ -54,7 +54,7 @@ from raydd.nets import NetState
 # Shapes: K classes of a slot, R real images of a class, I images a class (ipc), C classes.
 
 BATCHNORM_IMAGES = 16
-CHUNK = 64  # real images in one pass; bounds memory, and keeps maps near the processor
+CHUNK = 64  # real images in one pass on a CPU: their maps stay near the processor; a GPU wants them all
 
 Matching = TypeVar("Matching", bound=GradientMatchingConfig)
 
@@ -158,7 +158,7 @@ class GradientMatching(Method[Matching], Generic[Matching]):
     def _real_gradient(self, theta: NetState, x: Tensor, label: int) -> Sequence[Tensor]:
         """Return `_gradient` without a tape, a chunk at a time: no image of a batch sees another."""
         total = [torch.zeros_like(p) for p in theta.params.values() if p.requires_grad]
-        for part in x.split(CHUNK):
+        for part in x.split(CHUNK if x.device.type == "cpu" else len(x)):
             gradient = self._gradient(theta, part, label, differentiable=False)
             for sum_, value in zip(total, gradient, strict=True):
                 sum_.add_(value, alpha=len(part) / len(x))
