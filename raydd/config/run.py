@@ -23,6 +23,19 @@ BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+def checked_name(name: str) -> str:
+    """Return the name of a run's folder.
+
+    Raises:
+        ValueError: When it cannot be one.
+    """
+    if not RUN_NAME.fullmatch(name):
+        raise ValueError(
+            "must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit"
+        )
+    return name
+
+
 class DataConfig(Section):
     """Where the real images are, and which of them are used."""
 
@@ -107,11 +120,7 @@ class Config(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not RUN_NAME.fullmatch(name):
-            raise ValueError(
-                "must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit"
-            )
-        return name
+        return checked_name(name)
 
     @field_validator("method", mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from raydd.config.base import Auto, Section
-from raydd.config.run import RUN_NAME, EngineConfig
+from raydd.config.run import EngineConfig, checked_name
 
 AUGMENTATIONS = ("dc", "dsa", "frepo")
 
@@ -41,11 +41,7 @@ class TrainConfig(Section):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not RUN_NAME.fullmatch(name):
-            raise ValueError(
-                "must be letters, digits, dots, dashes and underscores, at most 100, starting with a letter or digit"
-            )
-        return name
+        return checked_name(name)
 
     @field_validator("augment")
     @classmethod

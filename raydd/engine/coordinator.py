@@ -275,8 +275,12 @@ def mean_metrics(replies: Sequence[Reply]) -> dict[str, float]:
     return {name: sum(reply.metrics[name] for reply in replies) / len(replies) for name in names}
 
 
-def read_metrics(run: Folder) -> list[dict[str, float]]:
+def read_metrics(run: Folder, step: str = "round") -> list[dict[str, float]]:
     """Return the lines of a run's metrics.jsonl; none where there is no such file.
+
+    Args:
+        run: The run's folder.
+        step: What counts the lines: an integer in each of them.
 
     Raises:
         IntegrityError: When it was altered.
@@ -285,7 +289,7 @@ def read_metrics(run: Folder) -> list[dict[str, float]]:
         return []
     try:
         lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
-        return [{**line, "round": int(line["round"])} for line in lines]
+        return [{**line, step: int(line[step])} for line in lines]
     except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(f"{run.url}/metrics.jsonl was altered ({error!r}); delete the file") from None
 

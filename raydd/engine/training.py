@@ -13,7 +13,6 @@ The result is a pure function of the config, the data and the number of workers,
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -27,6 +26,7 @@ import torch
 
 from raydd.config.train import TrainConfig
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
+from raydd.engine.coordinator import read_metrics, write_metrics
 from raydd.engine.executor import check_engine
 from raydd.engine.numerics import keep_heap, numerics, versions
 from raydd.engine.run import Resume
@@ -259,7 +259,7 @@ class _Training:
         self.seconds = 0.0 if found is None else found.seconds
         self.began = time.monotonic()
         self.loss = torch.zeros(())
-        self.lines = [line for line in read_lines(self.folder) if line["update"] < self.position.step]
+        self.lines = [line for line in read_metrics(self.folder, "update") if line["update"] < self.position.step]
 
     def run(self) -> None:
         """Do what is left of the training."""
@@ -311,12 +311,9 @@ class _Training:
         net, optim = self.loop.tensors(self.position)
         lines = list(self.lines)
         self.checkpoints.write(
-            self.position.step, net, optim, _no_units, lambda: self._write_lines(lines), self._clock()
+            self.position.step, net, optim, _no_units, lambda: write_metrics(self.folder, lines), self._clock()
         )
         self.last = (self.position.step, time.monotonic())
-
-    def _write_lines(self, lines: list[dict[str, float]]) -> None:
-        self.folder.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def _finish(self, accuracy: float | None) -> None:
         self.checkpoints.wait(STORE_TIMEOUT_S)
@@ -358,27 +355,11 @@ def check_generation(run: Folder, generation: int) -> None:
         raise EngineError(f"{run.url}: another driver has taken this run over (lease {newest}, ours is {generation})")
 
 
-def read_lines(run: Folder) -> list[dict[str, float]]:
-    """Return the lines of a training's metrics.jsonl; none where there is no such file.
-
-    Raises:
-        IntegrityError: When it was altered.
-    """
-    if not run.exists("metrics.jsonl"):
-        return []
-    try:
-        lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
-        return [{**line, "update": int(line["update"])} for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{run.url}/metrics.jsonl was altered ({error!r}); delete the file") from None
-
-
 __all__ = [
     "Position",
     "TrainJob",
     "check_generation",
     "plan_training",
-    "read_lines",
     "read_result",
     "train_network",
     "work",

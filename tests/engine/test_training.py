@@ -17,8 +17,9 @@ from raydd.config import validate
 from raydd.config.train import TrainConfig
 from raydd.data.pack import pack
 from raydd.engine import raytrain
+from raydd.engine.coordinator import read_metrics
 from raydd.engine.numerics import numerics
-from raydd.engine.training import check_generation, plan_training, read_lines, train_network, work
+from raydd.engine.training import check_generation, plan_training, train_network, work
 from raydd.errors import ConfigError, DataError, EngineError, IntegrityError, RunError
 from raydd.export import export
 from raydd.store import Folder
@@ -71,7 +72,7 @@ def test_result(undisturbed: dict[str, Any], digits: str, digits_test: str) -> N
     # 2 epochs of 1442 images by 100.
     assert (undisturbed["updates"], undisturbed["images"], undisturbed["workers"]) == (29, 1442, 0)
     assert undisturbed["classes"] == list("0123456789")
-    lines = read_lines(run)
+    lines = read_metrics(run, "update")
     assert [line["update"] for line in lines] == list(range(29))
     assert (lines[0]["lr"], undisturbed["loss"]) == (0.01, lines[-1]["loss"])
     assert lines[-1]["loss"] < lines[0]["loss"]
@@ -98,7 +99,9 @@ def test_gone_on_with_it_is_the_same(
     result = train(digits, tmp_path, test=digits_test, resume="must")
     assert weights(result["run"]) == weights(undisturbed["run"])
     assert (result["accuracy"], result["loss"]) == (undisturbed["accuracy"], undisturbed["loss"])
-    losses = [[(x["update"], x["loss"]) for x in read_lines(Folder(r["run"]))] for r in (result, undisturbed)]
+    losses = [
+        [(x["update"], x["loss"]) for x in read_metrics(Folder(r["run"]), "update")] for r in (result, undisturbed)
+    ]
     assert losses[0] == losses[1]
     again = train(digits, tmp_path, test=digits_test, watcher=stopping(0))
     assert again == result
@@ -169,7 +172,7 @@ def test_arithmetic_that_fails_is_told_and_not_kept(digits: str, tmp_path: Path)
     with pytest.raises(EngineError, match=r"training gave a loss of (nan|inf) at update \d+; lower the learning rate"):
         train(digits, tmp_path, lr=1e30, name="wild")
     assert not (tmp_path / "wild" / "train.json").exists()
-    assert read_lines(Folder(str(tmp_path / "wild"))) == []
+    assert read_metrics(Folder(str(tmp_path / "wild")), "update") == []
 
 
 @pytest.mark.parametrize(

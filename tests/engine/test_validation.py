@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import raydd
-from raydd.api import Silent
-from raydd.engine.executor import LocalExecutor
+from raydd.api import Silent, prepare
+from raydd.engine.executor import LocalExecutor, open_executor
+from raydd.engine.validation import Ask, score_in_a_process
 from raydd.errors import ConfigError
 from raydd.store import Folder
 from tests.engine.toys import bits, distil, toy
@@ -100,10 +101,41 @@ def test_scores_are_the_same_beside_the_run_and_after_an_interruption(
     assert bits(resumed.url) == Folder(resumed.url).folder("validation", f"{best:08d}").read("data.safetensors")
 
 
+def test_another_process_gives_the_same_score(
+    digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rounds of a toy are over before such a process has begun, so it is asked by itself."""
+    Aside(monkeypatch)
+    config = toy("dm", digits, str(tmp_path), **SCORED)
+    run = raydd.distill(config)
+    ask = Ask.of(prepare(config).config, digits)
+    found = score_in_a_process(ask, f"{run.url}/validation/00000005", threading.Event())
+    assert found is not None
+    assert (found["val_accuracy"], found["val_std"]) == scores(run.url)[5]
+    # One that fails leaves its score to the end and says why; one that is stopped says nothing.
+    assert score_in_a_process(ask, f"{run.url}/validation/00000007", threading.Event()) is None
+    assert "a score beside the run failed" in caplog.text
+    caplog.clear()
+    stop = threading.Event()
+    stop.set()
+    assert score_in_a_process(ask, f"{run.url}/validation/00000005", stop) is None
+    assert not caplog.text
+
+
 def test_workers_give_the_same_scores(digits: str, ray_address: str, tmp_path: Path) -> None:
     alone = raydd.distill(toy("dm", digits, str(tmp_path / "alone"), **SCORED))
     shared = raydd.distill(toy("dm", digits, str(tmp_path / "shared"), workers=2, **SCORED))
     assert (bits(shared.url), scores(shared.url)) == (bits(alone.url), scores(alone.url))
+    # A task beside the workers, too.
+    config = prepare(toy("dm", digits, str(tmp_path / "shared"), workers=1, **SCORED)).config
+    stop = threading.Event()
+    limit = threading.Timer(120, stop.set)
+    limit.start()
+    with open_executor(config.engine) as executor:
+        found = executor.score_beside(Ask.of(config, digits), f"{shared.url}/validation/00000005", stop)
+    limit.cancel()
+    assert found is not None
+    assert (found["val_accuracy"], found["val_std"]) == scores(alone.url)[5]
 
 
 def test_what_cannot_be_scored_is_refused(digits: str, tmp_path: Path) -> None:
