@@ -66,6 +66,11 @@ class EngineConfig(Section):
     start_timeout_s: float = Field(600, gt=0)
     replace_timeout_s: float = Field(300, gt=0)
     step_timeout_s: float = Field(3600, gt=0, description="a worker that is silent for longer counts as lost")
+    exchange: Literal["auto", "store", "resident", "collective"] = Field(
+        "auto",
+        description="how variables and gradients travel: by the object store; not at all, where classes need nothing of "
+        "each other; among the workers by torch.distributed. The result is the same",
+    )
     deterministic: bool = True
     precision: Literal["fp32", "tf32"] = Field("fp32", description="arithmetic of convolutions and products on a GPU")
 

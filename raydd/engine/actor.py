@@ -11,9 +11,11 @@ import ray
 import torch
 
 from raydd.config import EngineConfig
+from raydd.engine.group import Group, Place, open_meeting
+from raydd.engine.held import Held
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap
-from raydd.engine.work import Arrays, Reply, Work
+from raydd.engine.work import Arrays, Reply, Work, to_tensors
 from raydd.store import Entry
 
 
@@ -29,6 +31,8 @@ class DistillWorker:
         self.work: Work | None = None
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.written: Future[dict[str, Entry]] | None = None
+        self.held: Held | None = None
+        self.meeting: Any = None
 
     @ray.method(concurrency_group="io")
     def ping(self) -> dict[str, Any]:
@@ -40,7 +44,7 @@ class DistillWorker:
         """Take a run."""
         self.engine = job.config.engine
         apply_numerics(self.engine)
-        self.work = None
+        self.end()
         self.work = Work(job, self.device, whitening)
 
     def _ready(self) -> Work:
@@ -65,9 +69,45 @@ class DistillWorker:
         """Do a round's slots."""
         return self._ready().advance(round, variables, slots)
 
-    def snapshot(self, variables: Arrays, checkpoint: str, units: Sequence[int]) -> None:
-        """Freeze units and begin to write them in the background."""
-        self.written = self.writer.submit(self._ready().snapshot(variables, checkpoint, units))
+    def meet(self) -> tuple[str, int]:
+        """Return where a group of which this worker is the first member can meet: host and port."""
+        self._let_go()
+        host = ray.util.get_node_ip_address()
+        self.meeting = open_meeting(host, self.engine.step_timeout_s)
+        return host, self.meeting.port
+
+    def hold(self, share: Sequence[int], arrays: tuple[Arrays, Arrays], place: Place | None, *, resident: bool) -> None:
+        """Keep the variables here from now on, and join the group that exchanges gradients, if there is one."""
+        work, meeting = self._ready(), self.meeting if place is not None and place.rank == 0 else None
+        if place is None or place.rank:
+            self._let_go()
+        group = Group(place, meeting, self.device) if place is not None else None
+        self.held = Held(work, share, *arrays, group=group, resident=resident)
+
+    def advance_held(self, first: int, count: int) -> list[list[Reply]]:
+        """Do whole rounds with the variables that are kept here."""
+        self._ready()
+        assert self.held is not None, "hold comes first"
+        try:
+            return self.held.advance(first, count)
+        except BaseException:
+            # The others wait for this worker's gradients: they must learn that none will come.
+            self.held.close()
+            raise
+
+    def bring(self) -> tuple[Arrays, Arrays]:
+        """Return the variables and the optimiser's state that are kept here."""
+        assert self.held is not None, "hold comes first"
+        return self.held.bring()
+
+    def snapshot(self, variables: Arrays | None, checkpoint: str, units: Sequence[int]) -> None:
+        """Freeze units and begin to write them in the background; the variables are None where they are kept here."""
+        work = self._ready()
+        if variables is not None:
+            work.finish(to_tensors(variables, self.device))
+        elif self.held is not None:
+            self.held.finish()
+        self.written = self.writer.submit(work.snapshot(checkpoint, units))
 
     @ray.method(concurrency_group="io")
     def snapshot_written(self, timeout_s: float) -> dict[str, Entry]:
@@ -77,7 +117,13 @@ class DistillWorker:
 
     def end(self) -> None:
         """Forget the run and the images held for it."""
+        self._let_go()
         self.work = None
+
+    def _let_go(self) -> None:
+        if self.held is not None:
+            self.held.close()
+        self.held = self.meeting = None
 
     def call(self, function: Callable[[Any, Any], Any], shared: Any, item: Any) -> Any:
         """Return `function(shared, item)`."""

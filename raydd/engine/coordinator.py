@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
 from raydd.engine.executor import Executor, WorkersLost
+from raydd.engine.held import Exchange, choose_exchange
 from raydd.engine.job import Job
 from raydd.engine.validation import Validation
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
@@ -32,6 +32,7 @@ _HISTORY = re.compile(r"(\d{8})\.safetensors")
 LOGGED_ROUNDS = 2000
 STORE_TIMEOUT_S = 1800.0
 MOST_LOSSES = 100
+SPAN_S = 0.5
 # Of one step in the row of images that the report shows; the first images of the set.
 HISTORY_BYTES = 4 * 2**20
 _log = logging.getLogger("raydd")
@@ -106,6 +107,10 @@ class Coordinator:
         self.clock = Clock()
         self._last: tuple[float, float] = (-math.inf, -math.inf)
         self._began = (0, time.monotonic())
+        self.exchange: Exchange = "store"
+        # Whether `variables` and `optimiser` are those of `round`; workers may be ahead of them.
+        self._home = True
+        self._stride = 1
 
     def distil(self) -> Tensors:
         """Run all rounds, from the last checkpoint if there is one; return the final variables.
@@ -158,6 +163,9 @@ class Coordinator:
             self.round, self.clock = checkpoint.round, Clock(checkpoint.seconds)
             self.variables, self.optimiser = checkpoint.variables, checkpoint.optimiser
             self.executor.restore(checkpoint.url, checkpoint.entries)
+        self.exchange = choose_exchange(self.engine, self.method, self.variables, self.executor.workers)
+        self.executor.hold(to_arrays(self.variables), to_arrays(self.optimiser), self.exchange)
+        self._home, self._stride = True, 1
         self.validation.enter()
         names = [_HISTORY.fullmatch(name) for name in self.run.folder("history").list()]
         self.kept = [int(name[1]) for name in names if name]
@@ -179,20 +187,49 @@ class Coordinator:
 
     def _rounds(self) -> None:
         """Do all rounds that are left, and a checkpoint after the last."""
-        stride = max(1, self.rounds // LOGGED_ROUNDS)
         while self.round < self.rounds:
             if self._due():
                 self._checkpoint()
-            metrics = self._one_round()
-            if self.round % stride == 0 or self.round == self.rounds - 1:
-                self.lines.append({"round": self.round, "seconds": round(self.clock.seconds(), 3), **metrics})
-            self.round += 1
-            self.validation.offer(self.variables, self.round, last=self.round == self.rounds)
-            if self.watch is not None:
-                workers = self.executor.workers
-                self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
+            if self.exchange == "store":
+                self._done(self._one_round())
+            else:
+                self._span()
+            last = self.round == self.rounds
+            if self.validation.wants(self.round, last=last):
+                self._bring_home()
+                self.validation.offer(self.variables, self.round)
         self._checkpoint()
         self.checkpoints.wait(STORE_TIMEOUT_S)
+
+    def _done(self, metrics: dict[str, float]) -> None:
+        """Note that a round is done."""
+        stride = max(1, self.rounds // LOGGED_ROUNDS)
+        if self.round % stride == 0 or self.round == self.rounds - 1:
+            self.lines.append({"round": self.round, "seconds": round(self.clock.seconds(), 3), **metrics})
+        self.round += 1
+        if self.watch is not None:
+            workers = self.executor.workers
+            self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
+
+    def _span(self) -> None:
+        """Let the workers do rounds by themselves, about `SPAN_S` long, but none beyond what must see the variables."""
+        ends = [self.rounds, self.round + self._stride, self._last[0] + self.engine.checkpoint_every]
+        if self.validation.every:
+            ends.append((self.round // self.validation.every + 1) * self.validation.every)
+        # A checkpoint that is due while the one before is being written waits for the next span.
+        count = max(1, int(min(ends)) - self.round)
+        started, self._home = time.monotonic(), False
+        for replies in self.executor.advance_held(self.round, count):
+            self._check(replies)
+            self._done(mean_metrics(replies))
+        if time.monotonic() - started < SPAN_S and count == self._stride:
+            self._stride *= 2
+
+    def _bring_home(self) -> None:
+        """Have the variables and the optimiser's state here as they are now."""
+        if not self._home:
+            self.variables, self.optimiser = self.executor.bring()
+            self._home = True
 
     def _one_round(self) -> dict[str, float]:
         slots = [slot.index for slot in self.method.slots(self.round)]
@@ -208,8 +245,7 @@ class Coordinator:
 
     def _check(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
-            finite = all(np.isfinite(gradient).all() for gradient in reply.gradients.values())
-            if not finite or not math.isfinite(reply.metrics["loss"]):
+            if not reply.finite:
                 raise EngineError(
                     f"slot {reply.slot} gave NaN or infinity in round {self.round}; lower method.lr_syn, or raise the ridge if "
                     "the method has one. The last checkpoint is kept"
@@ -225,6 +261,7 @@ class Coordinator:
         """Begin to write a checkpoint of the state as it is now."""
         self.checkpoints.wait(STORE_TIMEOUT_S)
         self.lease.check()
+        self._bring_home()
         units = self.executor.snapshot(to_arrays(self.variables), self.checkpoints.url(self.round))
         round, lines, seconds, status = self.round, list(self.lines), self.clock.seconds(), self._status("running")
         history = self._history()

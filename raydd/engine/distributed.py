@@ -13,12 +13,14 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from raydd.config import EngineConfig
 from raydd.engine.cluster import Hand, connect, hire, release
 from raydd.engine.executor import Executor, Item, Result, Shared, WorkersLost, deal, units_of
+from raydd.engine.group import PeerLost, Place
+from raydd.engine.held import Exchange, join
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap
 from raydd.engine.validation import Ask, Score, score_of
 from raydd.engine.work import Arrays, Reply
 from raydd.errors import EngineError, RaydError
-from raydd.methods import Slot
+from raydd.methods import Slot, Tensors
 from raydd.store import Entry
 
 T = TypeVar("T")
@@ -53,6 +55,7 @@ class RayExecutor(Executor):
         self.job: Job | None = None
         self.whitening: Arrays | None = None
         self.begun: list[Hand] = []
+        self.keeping: Exchange = "store"
         self._check_enough(engine.start_timeout_s)
 
     @property
@@ -111,18 +114,50 @@ class RayExecutor(Executor):
             hand.actor.advance.remote(round, payload, [i for i in slots if i in share])
             for hand, share in zip(self.hands, shares, strict=True)
         ]
-        replies = [reply for part in self._get(calls, self.hands) for reply in part]
-        return sorted(replies, key=lambda reply: reply.slot)
+        return in_order(self._get(calls, self.hands))
+
+    def hold(self, variables: Arrays, optimiser: Arrays, exchange: Exchange) -> None:
+        """See the base class."""
+        self.keeping = exchange
+        if exchange == "store":
+            return
+        payload, size = ray.put((variables, optimiser)), len(self.hands)
+        places: list[Place | None] = [None] * size
+        if exchange == "collective" and size > 1:
+            host, port = self._get([self.hands[0].actor.meet.remote()], self.hands[:1])[0]
+            timeout_s = self.engine.step_timeout_s
+            places = [Place(host=host, port=port, rank=i, size=size, timeout_s=timeout_s) for i in range(size)]
+        resident = exchange == "resident"
+        calls = [
+            hand.actor.hold.remote(list(share), payload, place, resident=resident)
+            for hand, share, place in zip(self.hands, deal(len(self.slots), size), places, strict=True)
+        ]
+        self._get(calls, self.hands)
+
+    def advance_held(self, first: int, count: int) -> list[list[Reply]]:
+        """See the base class."""
+        parts = self._get([hand.actor.advance_held.remote(first, count) for hand in self.hands], self.hands)
+        # A worker that met numbers that are not finite stopped there; those that need nothing of it went on.
+        return [in_order(replies) for replies in zip(*parts, strict=False)]
+
+    def bring(self) -> tuple[Tensors, Tensors]:
+        """See the base class."""
+        resident = self.keeping == "resident"
+        busy = [hand for hand, share in zip(self.hands, self._shares(), strict=True) if share]
+        hands = busy if resident else self.hands[:1]
+        return join(self._get([hand.actor.bring.remote() for hand in hands], hands), resident=resident)
 
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
         hands = list(self.hands)
+        kept = self.keeping != "store"
+        payload = None if kept else ray.put(variables)
         calls, written = [], set()
         for hand, share in zip(hands, self._shares(), strict=True):
             # Workers may hold the same unit; one of them writes it.
             units = [unit for unit in units_of(share) if unit not in written]
             written.update(units)
-            calls.append(hand.actor.snapshot.remote(variables, checkpoint, units))
+            calls.append(hand.actor.snapshot.remote(payload, checkpoint, units))
         self._get(calls, self.hands)
         timeout_s = self.engine.step_timeout_s
 
@@ -142,6 +177,8 @@ class RayExecutor(Executor):
         except RayTaskError as error:
             if isinstance(error.cause, RaydError):
                 raise error.cause from None
+            if isinstance(error.cause, PeerLost):
+                raise WorkersLost(str(error.cause)) from error
             raise
         except RayError as error:
             if isinstance(error, GetTimeoutError):
@@ -237,7 +274,7 @@ class RayExecutor(Executor):
 
     def end(self) -> None:
         """See the base class."""
-        self.job, self.begun = None, []
+        self.job, self.begun, self.keeping = None, [], "store"
         for hand in self.hands:
             # Nobody waits for it: whatever comes next stands in the same queue.
             hand.actor.end.remote()
@@ -246,3 +283,8 @@ class RayExecutor(Executor):
         """See the base class."""
         release(self.hands)
         self.hands = []
+
+
+def in_order(parts: Sequence[Sequence[Reply]]) -> list[Reply]:
+    """Return what workers replied in the order of slots."""
+    return sorted((reply for part in parts for reply in part), key=lambda reply: reply.slot)

@@ -11,12 +11,13 @@ import torch
 
 from raydd.config import EngineConfig
 from raydd.engine.cluster import check_this_machine, set_environment
+from raydd.engine.held import Exchange
 from raydd.engine.job import Job
 from raydd.engine.validation import Ask, Score, score_in_a_process
-from raydd.engine.work import Arrays, Reply, Work
+from raydd.engine.work import Arrays, Reply, Work, to_tensors
 from raydd.errors import ConfigError
 from raydd.evaluate import sequential
-from raydd.methods import Slot
+from raydd.methods import Slot, Tensors
 from raydd.store import Entry
 
 Shared = TypeVar("Shared")
@@ -70,8 +71,41 @@ class Executor(ABC):
         """
 
     @abstractmethod
+    def hold(self, variables: Arrays, optimiser: Arrays, exchange: Exchange) -> None:
+        """Let the workers keep the variables and the optimiser's state, and update them, from now on.
+
+        Args:
+            variables: At the start of the next round.
+            optimiser: Likewise.
+            exchange: `resident` or `collective`; `store` takes them away.
+        """
+
+    @abstractmethod
+    def advance_held(self, first: int, count: int) -> list[list[Reply]]:
+        """Do whole rounds with what the workers keep: the contributions of each, in order, without their gradients.
+
+        A round for which some slot's numbers are not finite is the last, and changes nothing.
+
+        Raises:
+            WorkersLost: When a worker died or fell silent.
+        """
+
+    @abstractmethod
+    def bring(self) -> tuple[Tensors, Tensors]:
+        """Return the variables and the optimiser's state that the workers keep.
+
+        Raises:
+            WorkersLost: When a worker died or fell silent.
+        """
+
+    @abstractmethod
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
-        """Freeze all units as they are now; the function returned writes them and may run in another thread."""
+        """Freeze all units as they are now; the function returned writes them and may run in another thread.
+
+        Args:
+            variables: At the start of the round that the checkpoint is named after.
+            checkpoint: Its folder.
+        """
 
     @abstractmethod
     def recover(self) -> None:
@@ -140,9 +174,21 @@ class LocalExecutor(Executor):
         """See the base class."""
         return self._work.advance(round, variables, slots)
 
+    def hold(self, variables: Arrays, optimiser: Arrays, exchange: Exchange) -> None:
+        """See the base class. There is nobody to keep them."""
+
+    def advance_held(self, first: int, count: int) -> list[list[Reply]]:
+        """See the base class."""
+        raise NotImplementedError("one process exchanges nothing")
+
+    def bring(self) -> tuple[Tensors, Tensors]:
+        """See the base class."""
+        raise NotImplementedError("one process exchanges nothing")
+
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
-        return self._work.snapshot(variables, checkpoint, list(self._work.units))
+        self._work.finish(to_tensors(variables, self.device))
+        return self._work.snapshot(checkpoint, list(self._work.units))
 
     def recover(self) -> None:
         """See the base class."""

@@ -143,11 +143,14 @@ class Validation:
             if _ROUND.fullmatch(name) and self._at(int(name)).exists("manifest.json"):
                 self._hand_over(int(name), lambda: None)
 
-    def offer(self, variables: Tensors, round: int, *, last: bool) -> None:
-        """Hand over the variables after `round` rounds if it is their turn, or they are the last; returns at once."""
-        if self.every and (last or round % self.every == 0):
-            # No update changes a tensor in place, so they may be read while the rounds go on.
-            self._hand_over(round, lambda: self.make(variables, round).save(self._at(round)))
+    def wants(self, round: int, *, last: bool) -> bool:
+        """Whether the set after `round` rounds is to be handed over: it is its turn, or the last."""
+        return bool(self.every) and (last or round % self.every == 0)
+
+    def offer(self, variables: Tensors, round: int) -> None:
+        """Hand over the variables after `round` rounds; returns at once."""
+        # No update changes a tensor in place, so they may be read while the rounds go on.
+        self._hand_over(round, lambda: self.make(variables, round).save(self._at(round)))
 
     def _hand_over(self, round: int, write: Callable[[], None]) -> None:
         if round not in self._written:

@@ -6,6 +6,7 @@ it directly, so that both give the same bits. Arrays come and go as numpy: they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ from raydd.data.transforms import (
 from raydd.distilled import tensors_from
 from raydd.engine.job import Job, open_real, problem_of
 from raydd.errors import IntegrityError
-from raydd.methods import Slot, Tensors, create
+from raydd.methods import Contribution, Slot, Tensors, create
 from raydd.store import Entry, Folder, digest
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -37,11 +38,19 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A slot's contribution on its way: see `raydd.methods.Contribution`."""
+    """A slot's contribution on its way: see `raydd.methods.Contribution`.
+
+    Attributes:
+        slot: The slot's index.
+        gradients: Empty where the workers reduce them themselves.
+        metrics: As in the contribution.
+        finite: Whether loss and gradients are.
+    """
 
     slot: int
     gradients: Arrays
     metrics: dict[str, float]
+    finite: bool
 
 
 class Work:
@@ -106,25 +115,29 @@ class Work:
             variables: The variables at its start.
             slots: Indices of the slots dealt to this worker, in order.
         """
-        tensors = to_tensors(variables, self.device)
-        self._finish(tensors)
+        given = self.contribute(round, to_tensors(variables, self.device), slots)
+        return [Reply(c.slot.index, to_arrays(c.gradients), c.metrics, is_finite(c)) for c in given]
+
+    def contribute(self, round: int, variables: Tensors, slots: Sequence[int]) -> list[Contribution]:
+        """Do what `advance` says with tensors on this worker's device."""
+        self.finish(variables)
         shared = self.method.shared_state(round) if slots else None
-        replies = [self._slot(round, self.method.slots_all[index], tensors, shared) for index in slots]
+        given = [self._slot(round, self.method.slots_all[index], variables, shared) for index in slots]
         units = dict.fromkeys(
             slot.unit for slot in map(self.method.slots_all.__getitem__, slots) if slot.unit is not None
         )
         self._pending = (round, tuple(units))
         self.slots_done += len(slots)
-        return replies
+        return given
 
-    def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Reply:
+    def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Contribution:
         ids = self.method.real_ids(round, slot)
         x_real, y_real = self._images(ids), self.real.labels[ids].to(self.device)
         state = self.units[slot.unit] if slot.unit is not None else {}
-        result = self.method.contribution(round, slot, variables, state, shared, x_real, y_real)
-        return Reply(slot.index, to_arrays(result.gradients), result.metrics)
+        return self.method.contribution(round, slot, variables, state, shared, x_real, y_real)
 
-    def _finish(self, variables: Tensors) -> None:
+    def finish(self, variables: Tensors) -> None:
+        """Let the units of the last round see the variables that came of it, unless they have."""
         if self._pending is None:
             return
         round, units = self._pending
@@ -132,15 +145,13 @@ class Work:
         for unit in units:
             self.units[unit] = self.method.after_update(round, unit, self.units[unit], variables)
 
-    def snapshot(self, variables: Arrays, checkpoint: str, units: Sequence[int]) -> Callable[[], dict[str, Entry]]:
-        """Return a function that writes units as they are now; it may run in another thread.
+    def snapshot(self, checkpoint: str, units: Sequence[int]) -> Callable[[], dict[str, Entry]]:
+        """Return a function that writes units as they are now; it may run in another thread. `finish` comes first.
 
         Args:
-            variables: The variables at the start of the round that the checkpoint is named after.
-            checkpoint: Its folder.
+            checkpoint: The checkpoint's folder.
             units: Which of this worker's units it is to write; others write the rest.
         """
-        self._finish(to_tensors(variables, self.device))
         # No function changes a tensor it was given, so holding the dicts is a copy; a GPU's memory is left at once.
         states = {unit: {key: value.cpu() for key, value in self.units[unit].items()} for unit in units}
 
@@ -163,6 +174,12 @@ def fit_whitening(job: Job) -> Arrays:
     rtp = job.config.data.zca == "rtp"
     zca = fit_zca_rtp(batches, ridge=rtp_ridge(real.index.name)) if rtp else fit_zca_frepo(batches, base)
     return to_arrays(Transform(mean=base.mean, std=base.std, zca=zca).to_tensors())
+
+
+def is_finite(contribution: Contribution) -> bool:
+    """Whether a slot's loss and gradients are finite."""
+    gradients = contribution.gradients.values()
+    return math.isfinite(contribution.metrics["loss"]) and all(bool(g.isfinite().all()) for g in gradients)
 
 
 def unit_file(unit: int) -> str:

@@ -135,6 +135,14 @@ class Method(ABC, Generic[Config]):
     def real_ids(self, round: int, slot: Slot) -> Tensor:
         """Return the ids of the real images that a slot needs in a round, int64 (B,)."""
 
+    def own_rows(self, slot: Slot) -> range | None:
+        """Return the rows that this slot owns in every variable: they depend on no other slot, and no other slot on them.
+
+        Neither gradients nor `update` may mix rows, nor may a unit's `after_update` look at the variables. The ranges of all
+        slots follow one another. None where slots are coupled.
+        """
+        return None
+
     # The coordinator's part: variables
 
     def init_ids(self) -> Tensor:

@@ -92,6 +92,12 @@ class GradientMatching(Method[Matching], Generic[Matching]):
             ids += [self.problem.class_ids("batchnorm", c, BATCHNORM_IMAGES, round, slot.unit) for c in everyone]
         return torch.cat(ids)
 
+    def own_rows(self, slot: Slot) -> range | None:
+        """Return the rows of the slot's classes where no network trains on the set, as at one image a class."""
+        if self.outer > 1 or self.config.nets_per_round > 1:
+            return None
+        return range(slot.classes[0] * self.config.ipc, (slot.classes[-1] + 1) * self.config.ipc)
+
     def init(self, x_real: Tensor) -> Tensors:
         """Return standard normal noise or real images; see the base class."""
         if self.config.init == "real":

@@ -54,6 +54,10 @@ class DM(Method[DMConfig]):
     def _class_ids(self, round: int, label: int) -> Tensor:
         return self.problem.class_ids("real", label, self.config.real_batch, round)
 
+    def own_rows(self, slot: Slot) -> range:
+        """Return the rows of the slot's classes."""
+        return range(slot.classes[0] * self.config.ipc, (slot.classes[-1] + 1) * self.config.ipc)
+
     def init(self, x_real: Tensor) -> Tensors:
         """Return real images or standard normal noise; see the base class."""
         if self.config.init == "real":
@@ -85,9 +89,8 @@ class DM(Method[DMConfig]):
         y_real: Tensor,
     ) -> Contribution:
         """Match the means of features, class by class; see the base class."""
-        first, ipc = slot.classes[0] * self.config.ipc, self.config.ipc
-        rows = slice(first, first + len(slot.classes) * ipc)
-        x_syn = variables["x_syn"][rows].clone().requires_grad_(True)
+        rows = self.own_rows(slot)
+        x_syn = variables["x_syn"][rows.start : rows.stop].clone().requires_grad_(True)
         loss = self._loss(round, slot.classes, x_syn, x_real, y_real, shared)
         (gradient,) = torch.autograd.grad(loss, x_syn)
         return Contribution(slot, {"x_syn": gradient.contiguous()}, {"loss": float(loss.detach()) / len(slot.classes)})

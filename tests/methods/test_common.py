@@ -11,7 +11,7 @@ import torch
 
 from raydd.seeding import generator
 from tests.methods import toy
-from tests.methods.toy import State, same_bits
+from tests.methods.toy import SPECS, State, same_bits
 
 ROUNDS = 5
 DATA = toy.data(channels=3)
@@ -121,6 +121,35 @@ def test_gradients_are_contiguous_and_fit_the_variables(name: str) -> None:
     assert {n: (g.shape, g.dtype) for n, g in gradients.items()} == {
         n: (v.shape, v.dtype) for n, v in state.variables.items()
     }
+
+
+@pytest.mark.parametrize("changes", [{}, {"outer_loop": 1, "nets_per_round": 1}])
+def test_rows_a_slot_owns_depend_on_no_others(name: str, changes: dict[str, int]) -> None:
+    """Workers that own their rows change them without asking anybody."""
+    known = SPECS[name].config.model_fields
+    method = toy.make(name, DATA, **{key: value for key, value in changes.items() if key in known})
+    owned = [method.own_rows(slot) for slot in method.slots_all]
+    assert owned.count(None) in (0, len(owned))
+    if None in owned:
+        return
+    state = toy.start(method, DATA)
+    edges = [0] + [rows.stop for rows in owned]
+    assert [rows.start for rows in owned] == edges[:-1]
+    assert all(len(value) == edges[-1] for value in state.variables.values())
+    shared = method.shared_state(0)
+    given = [toy.contribute(method, DATA, 0, s, state.variables, state.units, shared) for s in method.slots(0)]
+    whole, _ = method.update(0, state.variables, state.optimiser, method.reduce(state.variables, given))
+    slot, rows = method.slots_all[-1], slice(owned[-1].start, owned[-1].stop)
+    others = {key: torch.full_like(value, 7.0) for key, value in state.variables.items()}
+    for key, value in state.variables.items():
+        others[key][rows] = value[rows]
+    alone = [toy.contribute(method, DATA, 0, slot, others, state.units, shared)]
+    part = {key: value[rows] for key, value in others.items()}
+    after, _ = method.update(0, part, method.optimiser(part), method.reduce(part, alone))
+    assert same_bits(after, {key: value[rows] for key, value in whole.items()})
+    assert slot.unit is None or same_bits(
+        *(method.after_update(0, slot.unit, state.units[slot.unit], v) for v in (others, whole))
+    )
 
 
 def test_gradient_by_finite_differences(name: str) -> None:
