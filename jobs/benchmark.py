@@ -3,6 +3,7 @@
     python jobs/benchmark.py                   # CIFAR-10's shape, ConvNet of width 128, 1 and 2 workers: about twenty minutes
     python jobs/benchmark.py --width 32 --only dm
     python jobs/benchmark.py --only evaluate --networks 20
+    python jobs/benchmark.py --only exchange,scaling
     python jobs/benchmark.py --only evaluate --device cuda     # one GPU, without Ray: networks stacked and one by one
 
 The images are noise in CIFAR-10's binary format, so nothing is downloaded; the arithmetic does not mind. Bare arithmetic is the
@@ -20,12 +21,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from benchmark_exchange import measure_exchange  # pyrefly: ignore[missing-import]
 
 from raydd.api import Silent, distill, prepare
 from raydd.config import Config, EngineConfig, config_from
@@ -37,10 +40,27 @@ from raydd.engine.work import transform_of
 from raydd.store import Lease
 
 WORK: dict[str, dict[str, Any]] = {
-    "dm": {"ipc": 10, "real_batch": 256, "classes_per_slot": 5},
-    "frepo": {"ipc": 1, "real_batch": 1024, "models_per_round": 2},
+    "dm": {"name": "dm", "ipc": 10, "real_batch": 256, "classes_per_slot": 5},
+    "frepo": {"name": "frepo", "ipc": 1, "real_batch": 1024, "models_per_round": 2},
+}
+# Beside each the least that two workers must give of one's speed.
+SCALING: dict[str, tuple[dict[str, Any], float]] = {
+    "dm at 100 classes": ({"name": "dm", "ipc": 1, "real_batch": 256, "classes_per_slot": 10}, 1.8),
+    "frepo, 2 members a round": ({"name": "frepo", "ipc": 1, "real_batch": 1024, "models_per_round": 2}, 1.7),
+    "dc, 10 images a class, 2 networks": ({"name": "dc", "ipc": 10, "real_batch": 256, "nets_per_round": 2}, 1.6),
 }
 PER_CLASS = 300
+
+
+def write_cifar100(folder: Path) -> str:
+    """Write noise as CIFAR-100's binary files; return its SOURCE."""
+    noise = np.random.default_rng(0)
+    for name, count in (("train.bin", 100 * PER_CLASS), ("test.bin", 100)):
+        labels = np.stack([np.arange(count) % 20, np.arange(count) % 100], axis=1).astype(np.uint8)
+        pixels = noise.integers(0, 256, (count, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(np.concatenate([labels, pixels], axis=1).tobytes())
+    (folder / "fine_label_names.txt").write_text("\n".join(f"class{i}" for i in range(100)))
+    return f"cifar100:{folder}"
 
 
 def write_cifar(folder: Path) -> str:
@@ -53,14 +73,16 @@ def write_cifar(folder: Path) -> str:
     return f"cifar10:{folder}"
 
 
-def config_of(method: str, source: str, store: str, workers: int, width: int, rounds: int, name: str) -> Config:
+def config_of(
+    method: dict[str, Any], source: str, store: str, workers: int, width: int, rounds: int, name: str
+) -> Config:
     """Return the fixed work of a method."""
     return config_from(
         {
             "name": name,
             "data": {"train": source, "zca": None},
             "net": {"width": width},
-            "method": {"name": method, "rounds": rounds, **WORK[method]},
+            "method": {**method, "rounds": rounds},
             "engine": {"workers": workers, "checkpoint_every": 10**6},
             "store": store,
             "evaluate": {"repeats": 0},
@@ -106,13 +128,23 @@ class Stopwatch(Silent):
         """Note it."""
         self.times.append(time.perf_counter())
 
+    def seconds(self) -> list[float]:
+        """Return what each round but the first took; rounds that workers do by themselves are told together, and share."""
+        ends = [(at, 1) for at in self.times[:1]]
+        for at in self.times[1:]:
+            if at - ends[-1][0] < 1e-3:
+                ends[-1] = (at, ends[-1][1] + 1)
+            else:
+                ends.append((at, 1))
+        return [(at - before) / n for (before, _), (at, n) in pairwise(ends) for _ in range(n)]
+
 
 def engine_rounds(config: Config) -> list[float]:
     """Time whole rounds of the engine; the first, which reads the data, is left out."""
     plan, watch = prepare(config), Stopwatch()
     with Lease.acquire(plan.run.folder("lease")) as lease, open_executor(config.engine) as executor:
         distil(plan, executor, lease, watch.round)
-    return [after - before for before, after in zip(watch.times, watch.times[1:], strict=False)]
+    return watch.seconds()
 
 
 def show(name: str, seconds: list[float], extra: str = "") -> None:
@@ -132,7 +164,9 @@ def measure(method: str, source: str, store: str, width: int, rounds: int, repea
     with keep_workers():
         for repeat in range(repeats):
             for workers in engine:
-                config = config_of(method, source, store, workers, width, rounds + 1, f"{method}-{workers}-{repeat}")
+                config = config_of(
+                    WORK[method], source, store, workers, width, rounds + 1, f"{method}-{workers}-{repeat}"
+                )
                 if workers == 1:
                     bare += bare_rounds(prepare(config), rounds + 1)[1:]
                 engine[workers] += engine_rounds(config)
@@ -143,6 +177,26 @@ def measure(method: str, source: str, store: str, width: int, rounds: int, repea
         speed = base / statistics.median(seconds)
         over = f"   {cost:+.1f} % over bare" if workers == 1 else f"   {speed:.2f} times the bare arithmetic"
         show(f"{method} {workers} worker{'s' if workers > 1 else ''}", seconds, over)
+
+
+def measure_scaling(folder: Path, width: int, rounds: int, repeats: int) -> None:
+    """Time rounds with one worker and with two, one thread each, alternately."""
+    from raydd.engine.cluster import keep_workers
+
+    ten, hundred = write_cifar(folder), write_cifar100(folder)
+    for title, (method, least) in SCALING.items():
+        seconds: dict[int, list[float]] = {1: [], 2: []}
+        source = hundred if "100 classes" in title else ten
+        with keep_workers():
+            for repeat in range(repeats):
+                for workers, found in seconds.items():
+                    name = f"scaling-{method['name']}-{workers}-{repeat}"
+                    store = f"{folder}/runs"
+                    found += engine_rounds(config_of(method, source, store, workers, width, rounds + 1, name))
+        for workers, found in seconds.items():
+            show(f"{method['name']} {workers} worker{'s' if workers > 1 else ''}", found)
+        ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
+        print(f"scaling: {title}: two workers {ratio:.2f} times as fast as one (asked: {least})")
 
 
 def ten_images(networks: int, width: int, device: str) -> tuple[Any, list[Any], torch.Tensor, torch.Tensor]:
@@ -277,7 +331,9 @@ def measure_stacking(device: str, width: int, networks: int, repeats: int) -> No
 
 
 def main(
-    only: Annotated[str, typer.Option(help="dm, frepo, evaluate: which, with commas")] = "dm,frepo,evaluate",
+    only: Annotated[
+        str, typer.Option(help="dm, frepo, evaluate, exchange, scaling: which, with commas")
+    ] = "dm,frepo,evaluate",
     width: Annotated[int, typer.Option(help="the networks' width")] = 128,
     rounds: Annotated[int, typer.Option(help="timed rounds in a row")] = 3,
     repeats: Annotated[int, typer.Option(help="how often what is compared alternates")] = 3,
@@ -294,11 +350,15 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         source = write_cifar(Path(folder))
         store = f"{folder}/runs"
-        first = config_of("dm", source, store, 1, width, 1, "first")
+        first = config_of(WORK["dm"], source, store, 1, width, 1, "first")
         with numerics(first.engine):
             print(f"CIFAR-10's shape, width {width}, one thread a worker, torch {torch.__version__}")
             for part in only.split(","):
-                if part == "evaluate":
+                if part == "scaling":
+                    measure_scaling(Path(folder), width, rounds, repeats)
+                elif part == "exchange":
+                    measure_exchange(source, store, repeats)
+                elif part == "evaluate":
                     measure_update(width, repeats)
                     measure_spread(source, store, width, networks)
                 else:
