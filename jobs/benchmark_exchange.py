@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from raydd.engine.coordinator import Progress
 from raydd.engine.executor import Executor, open_executor
 from raydd.engine.numerics import keep_heap
 from raydd.engine.run import distil
-from raydd.methods.base import Contribution, Method, Slot, Tensors
+from raydd.methods.base import Contribution, Method, Slot, Tensors, mean_in_order
 from raydd.store import Lease
 
 WARM = 8
@@ -61,10 +60,6 @@ class Echo(Method[EchoConfig]):
         """Return half of the variables."""
         return Contribution(slot, {"x_syn": variables["x_syn"] * 0.5}, {"loss": 0.0})
 
-    def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
-        """Average."""
-        return {"x_syn": mean([c.gradients["x_syn"] for c in contributions])}
-
     def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
         """Take a step."""
         return {"x_syn": variables["x_syn"].add(gradients["x_syn"], alpha=-0.01)}, optimiser
@@ -72,14 +67,6 @@ class Echo(Method[EchoConfig]):
     def distilled(self, variables: Tensors) -> Tensors:
         """Return something."""
         return {"images": variables["x_syn"], "labels": torch.zeros(len(variables["x_syn"]), dtype=torch.int64)}
-
-
-def mean(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the mean, added in order."""
-    total = torch.zeros_like(gradients[0])
-    for gradient in gradients:
-        total += gradient
-    return total / len(gradients)
 
 
 def announce(shared: None, item: Any) -> None:
@@ -165,7 +152,7 @@ class Bare:
             gradient = values * 0.5
             parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size())]
             dist.all_gather(parts, gradient)
-            values = values.add(mean(parts), alpha=-0.01)
+            values = values.add(mean_in_order(parts), alpha=-0.01)
         return (time.perf_counter() - started) / count
 
 
@@ -178,7 +165,7 @@ def bare_store(actors: list[Any], length: int, rounds: int) -> float:
         started = time.perf_counter()
         ref = ray.put(values.numpy())
         given = ray.get([actor.gradient.remote(ref) for actor in actors])
-        values = values.add(mean([torch.tensor(g) for g in given]), alpha=-0.01)
+        values = values.add(mean_in_order([torch.tensor(g) for g in given]), alpha=-0.01)
         seconds.append(time.perf_counter() - started)
     return statistics.fmean(seconds[2:])
 

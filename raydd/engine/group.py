@@ -1,7 +1,8 @@
 """Workers that exchange gradients among themselves, by torch.distributed: gloo on CPUs, nccl on GPUs.
 
-All gather everything and each adds in the order of slots, so that all of them hold the same bits, the ones that a coordinator
-would have. A group lives as long as its members do; after a loss the next one is formed, at a new address.
+Gradients are added in the order of slots, by everybody or each a piece for all, so that all members hold the same bits, the
+ones that a coordinator would have; an all-reduce of the library would add in an order of its own. A group lives as long as its
+members do; after a loss the next one is formed, at a new address.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from raydd.methods import Contribution, Slot, Tensors
+from raydd.methods import Contribution, Method, Slot, Tensors
+from raydd.methods.base import mean_in_order
 
 
 class PeerLost(Exception):
@@ -68,14 +70,15 @@ class Group:
         except RuntimeError as error:
             raise PeerLost(f"member {place.rank} of {place.size} met nobody: {_first_line(error)}") from error
 
-    def gather(
-        self, own: Sequence[Contribution], slots: Sequence[Slot], variables: Tensors, *, finite: bool
-    ) -> list[Contribution] | None:
-        """Return the gradients of all slots of a round, in their order; metrics stay where they were made.
+    def reduce(
+        self, method: Method, own: Sequence[Contribution], slots: Sequence[Slot], variables: Tensors, *, finite: bool
+    ) -> Tensors | None:
+        """Return the gradients of all variables in a round; every member has the same.
 
         Args:
+            method: Says how contributions become gradients.
             own: This worker's contributions, in the order of slots.
-            slots: All slots of the round, in order.
+            slots: All slots of the round, in order; the members' own follow one another.
             variables: What the gradients are of: they have the variables' shapes, but for the number of rows.
             finite: Whether this worker's gradients and losses are.
 
@@ -86,24 +89,67 @@ class Group:
             PeerLost: When another worker is gone.
         """
         names = sorted(variables)
-        flat, counts = _flatten(own, slots, names)
-        # Who gives how much; zeros for what another gives. The last row counts those that are not finite.
-        header = torch.cat([counts, torch.full((1, len(names)), 0 if finite else 1)]).to(self.device)
-        flat = flat.to(self.device)
         try:
-            everyone = [torch.empty_like(header) for _ in range(self.place.size)]
-            dist.all_gather(everyone, header)
-            headers = torch.stack(everyone).cpu()
-            if headers[:, -1].any():
+            counts = self._announce(_counts(own, slots, names), finite=finite)
+            if counts is None:
                 return None
-            totals = headers.sum(dim=(1, 2))
-            longest = int(totals.max())
-            padded = flat if len(flat) == longest else torch.cat([flat, flat.new_empty(longest - len(flat))])
-            parts = [flat.new_empty(longest) for _ in range(self.place.size)]
-            dist.all_gather(parts, padded)
+            if method.averages:
+                return self._average(own, counts, names, variables)
+            return method.reduce(variables, self._gather(own, counts, slots, names, variables))
         except RuntimeError as error:
             raise PeerLost(f"member {self.place.rank} of {self.place.size}: {_first_line(error)}") from error
-        return _unflatten(parts, headers[:, :-1], slots, names, variables)
+
+    def _announce(self, counts: Tensor, *, finite: bool) -> Tensor | None:
+        """Return who gives how much, int64 (members, slots, names); None where something is not finite."""
+        mine = torch.cat([counts, torch.full((1, counts.shape[1]), int(not finite))]).to(self.device)
+        everyone = [torch.empty_like(mine) for _ in range(self.place.size)]
+        dist.all_gather(everyone, mine)
+        headers = torch.stack(everyone).cpu()
+        return None if headers[:, -1].any() else headers[:, :-1]
+
+    def _average(
+        self, own: Sequence[Contribution], counts: Tensor, names: Sequence[str], variables: Tensors
+    ) -> Tensors:
+        """Return the mean over slots: each member averages one piece of all gradients, then all gather the pieces.
+
+        A member receives twice the variables' size, however many there are.
+        """
+        lengths = counts.amax(dim=(0, 1)).tolist()
+        rows = counts.any(dim=2).sum(dim=1).tolist()
+        length, size = sum(lengths), self.place.size
+        piece = -(-length // size)
+        mine = torch.zeros(len(own), piece * size, device=self.device)
+        for row, contribution in zip(mine, own, strict=True):
+            row[:length] = _end_to_end(contribution, names)
+        pieces = mine.unflatten(1, (size, piece)).transpose(0, 1).reshape(-1)
+        received = torch.empty(sum(rows) * piece, device=self.device)
+        dist.all_to_all_single(received, pieces, [r * piece for r in rows], [len(own) * piece] * size)
+        averaged = mean_in_order(received.view(-1, piece))
+        everyone = [torch.empty_like(averaged) for _ in range(size)]
+        dist.all_gather(everyone, averaged)
+        means = torch.cat(everyone)[:length].split(lengths)
+        return {
+            name: mean.reshape(variables[name].shape) if length else torch.zeros_like(variables[name])
+            for name, mean, length in zip(names, means, lengths, strict=True)
+        }
+
+    def _gather(
+        self,
+        own: Sequence[Contribution],
+        counts: Tensor,
+        slots: Sequence[Slot],
+        names: Sequence[str],
+        variables: Tensors,
+    ) -> list[Contribution]:
+        """Return all slots' gradients, in order."""
+        longest = int(counts.sum(dim=(1, 2)).max())
+        mine = torch.empty(longest, device=self.device)
+        if own:
+            flat = torch.cat([_end_to_end(contribution, names) for contribution in own])
+            mine[: len(flat)] = flat
+        parts = [torch.empty_like(mine) for _ in range(self.place.size)]
+        dist.all_gather(parts, mine)
+        return _unflatten(parts, counts, slots, names, variables)
 
     def close(self) -> None:
         """Leave the group; those who wait for this worker are told at once."""
@@ -111,17 +157,16 @@ class Group:
             dist.destroy_process_group()
 
 
-def _flatten(own: Sequence[Contribution], slots: Sequence[Slot], names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return a worker's gradients laid end to end, and how long each is, int64 (slots, names)."""
-    place = {slot.index: row for row, slot in enumerate(slots)}
-    counts, pieces = torch.zeros(len(slots), len(names), dtype=torch.int64), []
-    for contribution in own:
-        for column, name in enumerate(names):
-            if name in contribution.gradients:
-                gradient = contribution.gradients[name]
-                counts[place[contribution.slot.index], column] = gradient.numel()
-                pieces.append(gradient.reshape(-1))
-    return torch.cat(pieces) if pieces else torch.empty(0), counts
+def _counts(own: Sequence[Contribution], slots: Sequence[Slot], names: Sequence[str]) -> Tensor:
+    """Return how many numbers a worker gives, int64 (slots, names); zeros for what another gives, or nobody."""
+    given = {contribution.slot.index: contribution.gradients for contribution in own}
+    rows = [[given[s.index][n].numel() if n in given.get(s.index, ()) else 0 for n in names] for s in slots]
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+def _end_to_end(contribution: Contribution, names: Sequence[str]) -> Tensor:
+    gradients = contribution.gradients
+    return torch.cat([gradients[name].reshape(-1) for name in names if name in gradients])
 
 
 def _unflatten(

@@ -1,8 +1,8 @@
 """Variables that live with the workers between two checkpoints, where sending them each round would cost too much.
 
 A method whose slots own their rows (`Method.own_rows`: DM, and DC at one image a class) needs no exchange at all: each worker
-takes its rows' optimiser steps itself. Other methods may gather all gradients at every worker (`group.py`), and each takes the
-same step. Either way the bits are those of a coordinator that does it all.
+takes its rows' optimiser steps itself. For other methods the workers may reduce the gradients among themselves (`group.py`), and
+each takes the same step. Either way the bits are those of a coordinator that does it all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raydd.config import EngineConfig
 from raydd.engine.group import Group
 from raydd.engine.work import Arrays, Reply, Work, is_finite, to_arrays, to_tensors
 from raydd.errors import ConfigError
-from raydd.methods import Contribution, Method, Tensors
+from raydd.methods import Contribution, Method, Slot, Tensors
 
 Exchange = Literal["store", "resident", "collective"]
 # Of variables and as many gradients: a coordinator moves this much a round about as fast as workers among themselves; measured
@@ -111,20 +111,24 @@ class Held:
             )
             finite = {c.slot.index: is_finite(c) for c in own}
             rounds.append([Reply(c.slot.index, {}, c.metrics, finite[c.slot.index]) for c in own])
-            if self.group is not None:
-                gathered = self.group.gather(own, slots, self.variables, finite=all(finite.values()))
-            else:
-                gathered = own if all(finite.values()) else None
-            if gathered is None:
+            gradients = self._reduce(own, slots, finite=all(finite.values()))
+            if gradients is None:
                 break
-            self._update(round, gathered)
+            self._update(round, gradients)
         return rounds
 
-    def _update(self, round: int, contributions: Sequence[Contribution]) -> None:
-        if not contributions:
+    def _reduce(self, own: Sequence[Contribution], slots: Sequence[Slot], *, finite: bool) -> Tensors | None:
+        """Return the round's gradients of what this worker updates; None where numbers are not finite."""
+        if self.group is not None:
+            return self.group.reduce(self.method, own, slots, self.variables, finite=finite)
+        if not finite:
+            return None
+        return self.method.reduce(self._cut(self.variables), own) if own else {}
+
+    def _update(self, round: int, gradients: Tensors) -> None:
+        if not gradients:
             return
         before = self._cut(self.variables)
-        gradients = self.method.reduce(before, contributions)
         after, self.optimiser = self.method.update(round, before, self.optimiser, gradients)
         if self.rows is None:
             self.variables = after

@@ -10,7 +10,7 @@ Shapes in comments: N synthetic images, B real images, C classes, H x W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -170,9 +170,21 @@ class Method(ABC, Generic[Config]):
     def optimiser(self, variables: Tensors) -> Tensors:
         """Return the optimiser's state at round 0."""
 
-    @abstractmethod
+    @property
+    def averages(self) -> bool:
+        """Whether `reduce` is the mean over slots, each of which gives whole gradients."""
+        return type(self).reduce is Method.reduce
+
     def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
-        """Return the gradients of all variables from a round's contributions, which come in the order of slots."""
+        """Return the gradients of all variables from a round's contributions, which come in the order of slots.
+
+        The mean over slots unless the method says otherwise; what no slot gives a gradient of has gradient zero.
+        """
+        given = {name: [c.gradients[name] for c in contributions if name in c.gradients] for name in variables}
+        return {
+            name: mean_in_order(gradients) if gradients else torch.zeros_like(variables[name])
+            for name, gradients in given.items()
+        }
 
     @abstractmethod
     def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
@@ -211,3 +223,12 @@ class Method(ABC, Generic[Config]):
     def after_update(self, round: int, unit: int, state: Tensors, variables: Tensors) -> Tensors:
         """Return a unit's state after a round it took part in, given that round's new variables."""
         return state
+
+
+def mean_in_order(gradients: Iterable[Tensor]) -> Tensor:
+    """Return the mean of tensors of one shape, added one after the other."""
+    first, *others = gradients
+    total = first.clone()
+    for gradient in others:
+        total += gradient
+    return total / (1 + len(others))

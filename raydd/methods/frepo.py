@@ -28,8 +28,6 @@ Deviations:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -146,14 +144,6 @@ class FRePo(Method[FRePoConfig]):
                 features = member.features(x.flip(-1) if copy else x)
                 total[rows] += torch.autograd.grad(features, x, gradient[rows])[0]
         return total
-
-    def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
-        """Average over members, added in the order of slots; frozen labels have gradient zero."""
-        total = {name: torch.zeros_like(value) for name, value in variables.items()}
-        for contribution in contributions:
-            for name, gradient in contribution.gradients.items():
-                total[name] += gradient
-        return {name: value / len(contributions) for name, value in total.items()}
 
     def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
         """Take one LAMB step with the cosine's rate."""

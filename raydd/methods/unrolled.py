@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from raydd.config.methods.unrolled import UnrolledConfig
-from raydd.methods.base import Contribution, Method, Slot, Tensors
+from raydd.methods.base import Method, Slot, Tensors
 
 Config = TypeVar("Config", bound=UnrolledConfig)
 
@@ -20,14 +19,6 @@ class Unrolled(Method[Config]):
     def all_slots(self) -> tuple[Slot, ...]:
         """Return one slot a network of the round."""
         return tuple(Slot(index) for index in range(self.config.inits_per_round))
-
-    def reduce(self, variables: Tensors, contributions: Sequence[Contribution]) -> Tensors:
-        """Average over networks, added in the order of slots."""
-        total = {name: torch.zeros_like(value) for name, value in variables.items()}
-        for contribution in contributions:
-            for name, gradient in contribution.gradients.items():
-                total[name] += gradient
-        return {name: value / len(contributions) for name, value in total.items()}
 
 
 def clip(gradients: Tensors, most: float) -> Tensors:

@@ -49,6 +49,13 @@ def test_same_bits_for_any_exchange(
     assert used == [exchange]
 
 
+@ray_test
+def test_member_without_a_slot_takes_part(digits: str, tmp_path: Path, ray_address: str) -> None:
+    few = {"method__models_per_round": 2, "method__rounds": 4}
+    alone = distil(toy("frepo", digits, str(tmp_path), **few))
+    assert distil(toy("frepo", digits, str(tmp_path), workers=3, engine__exchange="collective", **few)) == alone
+
+
 class Killer(Silent):
     """Kills a worker when a round is done, once."""
 
