@@ -49,8 +49,27 @@ class DataConfig(Section):
         "auto",
         description="channel mean and deviation: the papers' table, or exact from the data; auto: table where known",
     )
-    cache: Literal["memory"] = Field("memory", description="where decoded images are held")
-    window: Literal["all"] = Field("all", description="images per class that are held at a time")
+    cache: Literal["memory", "disk"] | Auto = Field(
+        "auto",
+        description="decoded images: in each process, or in one file a node that outlives the run; auto: a file over 1 GiB",
+    )
+    window: Literal["all"] | int = Field("all", description="images per class that are seen, and held, at a time")
+    window_rounds: int = Field(100, ge=1, description="rounds that a window serves")
+
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, window: Literal["all"] | int) -> Literal["all"] | int:
+        if window != "all" and window < 1:
+            raise ValueError("must be >= 1 or all")
+        return window
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if self.window != "all" and self.cache == "disk":
+            raise ValueError(
+                f"data.cache must be auto or memory where data.window bounds what is held ({self.window}), got disk"
+            )
+        return self
 
 
 class EngineConfig(Section):
@@ -122,6 +141,15 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_window(self) -> Self:
+        if self.data.window != "all" and not self.method.iterative:
+            raise ValueError(
+                f"data.window must be all for method.name {self.method.name}, which looks at all images and has no rounds, "
+                f"got {self.data.window}"
+            )
+        return self
+
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
@@ -188,12 +216,12 @@ class Config(Section):
         method = self.method.model_dump()
         if not self.method.scheduled:
             del method["rounds"]
+        data = {"classes", "val_fraction", "zca", "statistics", "window"}
+        if self.data.window != "all":
+            data.add("window_rounds")
         return {
             "seed": self.seed,
-            "data": {
-                "index": index_hash,
-                **self.data.model_dump(include={"classes", "val_fraction", "zca", "statistics", "window"}),
-            },
+            "data": {"index": index_hash, **self.data.model_dump(include=data)},
             "net": self.net if isinstance(self.net, str) else self.net.model_dump(),
             "method": method,
             "engine": self.engine.model_dump(include={"cpus_per_worker", "deterministic", "precision"}),

@@ -1,36 +1,38 @@
-"""A packed data set as decoded images: streamed once from its shards into a uint8 cache in memory."""
+"""A packed data set as decoded images, by number."""
 
 from __future__ import annotations
 
-import functools
-import mmap
-import os
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.data import images
-from raydd.data.index import Index, load_index, read_shard
+from raydd.data.cache import Cache, DiskCache, MemoryCache, cache_folder
+from raydd.data.fetch import Fetcher
+from raydd.data.index import Index, load_index
+from raydd.data.plan import Windows
+from raydd.data.windowed import WindowCache
 from raydd.errors import ConfigError, DataError
 from raydd.seeding import generator
 from raydd.store import Folder
 
 Part = Literal["train", "val", "all"]
-_THREADS = min(4, os.cpu_count() or 1)
-_CHUNK = 64  # images a decoding thread takes at once
+Where = Literal["auto", "memory", "disk"]
+AUTO_BYTES = 1 << 30  # decoded images that `auto` still holds in memory
 
 
 class RealData:
     """The real images of some classes of a packed data set, or of one part of a stratified split of them.
 
     Ids are 0 to N-1, class by class in the order of `classes`, within a class in the order of the index. Shards are
-    read whole and only when one of their images is asked for; their size and sha256 are checked against the index,
-    and every image is decoded and held once. Safe to use from several threads.
+    read only when one of their images is asked for: whole and once, their sha256 checked against the index; or, with
+    windows, by the byte ranges that a window needs. Safe to use from several threads.
+
+    Without windows decoded images are kept: in memory of this process, or in a file that all processes of a node share
+    (`raydd.data.cache.DiskCache`). With windows a process holds those of the current and of the next window, of the
+    classes that it asked for, and no others (`raydd.data.windowed.WindowCache`).
 
     Attributes:
         index: The index of the whole data set.
@@ -40,11 +42,13 @@ class RealData:
         by_class: For every class the int64 ids of its images, ascending.
         counts: Images of every class.
         shape: `(C, H, W)` of an image.
+        windows: Which images may be seen in a round; None: all.
 
     Raises:
         DataError: There is no index, or a class is too small to be split.
         IntegrityError: The index is damaged.
         ConfigError: A class is unknown or named twice, or `part` and `val_fraction` do not fit.
+        StoreError: Decoded images cannot be kept on disk.
     """
 
     def __init__(
@@ -55,7 +59,9 @@ class RealData:
         part: Part = "all",
         val_fraction: float = 0.0,
         seed: int = 0,
-        cache: Literal["memory"] = "memory",
+        cache: Where = "auto",
+        window: Literal["all"] | int = "all",
+        window_rounds: int = 100,
     ) -> None:
         """Choose the images; none is read yet.
 
@@ -66,10 +72,12 @@ class RealData:
                 rest. Which ones is a pure function of `seed` and the index, whatever `classes` are.
             val_fraction: In `[0, 1)`; 0 leaves all to `train`.
             seed: The run's root seed.
-            cache: Where decoded images are held.
+            cache: Where decoded images are held where there is no window; `auto`: on disk where they are over 1 GiB.
+            window: Images of each class that may be seen in a round; a class with fewer is seen whole.
+            window_rounds: Rounds that a window serves.
         """
-        if cache != "memory":
-            raise ConfigError(f"data.cache must be memory, got {cache!r}")
+        if cache not in ("auto", "memory", "disk"):
+            raise ConfigError(f"data.cache must be auto, memory or disk, got {cache!r}")
         if part not in ("train", "val", "all"):
             raise ConfigError(f"part must be train, val or all, got {part!r}")
         if not 0 <= val_fraction < 1 or (part == "val" and val_fraction == 0):
@@ -78,34 +86,37 @@ class RealData:
             )
         folder = Folder(folder) if isinstance(folder, str) else folder
         self.index: Index = load_index(folder)
-        self._shards = self.index.shard_folder(folder)
         chosen = _choose(self.index, classes)
-        rows = [_part_rows(self.index, c, part, val_fraction, seed) for c in chosen]
-        self._rows = np.concatenate(rows)
-        self._shard_of = self.index.shard[self._rows]
+        of_class = _rows_by_class(self.index)
+        rows = [_part_rows(self.index, of_class[c], c, part, val_fraction, seed) for c in chosen]
         self.num_classes = len(chosen)
         self.class_names = tuple(self.index.classes[c] for c in chosen)
         self.counts = tuple(len(r) for r in rows)
         self.labels = torch.repeat_interleave(torch.arange(self.num_classes), torch.tensor(self.counts))
-        self.by_class = list(torch.arange(len(self._rows)).split(list(self.counts)))
+        self.by_class = list(torch.arange(len(self.labels)).split(list(self.counts)))
         self.shape = (self.index.channels, self.index.size, self.index.size)
-        self._loaded = np.zeros(len(self.index.shards), dtype=bool)
-        self._lock = threading.Lock()
+        self.windows: Windows | None = None
+        if window != "all" and window < max(self.counts):
+            self.windows = Windows(seed, self.counts, window, window_rounds)
+        self._cache = self._open(Fetcher(self.index.shard_folder(folder), self.index), np.concatenate(rows), cache)
+
+    def _open(self, fetcher: Fetcher, rows: np.ndarray, where: Where) -> Cache:
+        if self.windows is not None:
+            return WindowCache(fetcher, rows, self.windows)
+        if where == "disk" or (where == "auto" and len(rows) * fetcher.image_bytes > AUTO_BYTES):
+            return DiskCache(fetcher, rows, cache_folder())
+        return MemoryCache(fetcher, rows)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.labels)
 
-    @functools.cached_property
-    def _images(self) -> Tensor:
-        # An anonymous map takes no memory where nothing was written, so a worker that reads few classes holds few.
-        cache = mmap.mmap(-1, len(self) * self.index.channels * self.index.size**2)
-        return torch.frombuffer(cache, dtype=torch.uint8).view(-1, *self.shape)
-
-    def images(self, ids: Tensor) -> Tensor:
-        """Return images, loading the shards that are needed and were not yet.
+    def images(self, ids: Tensor, round: int | None = None) -> Tensor:
+        """Return images, loading what is needed and was not yet.
 
         Args:
             ids: int64 `(n,)` in `[0, N)`, in any order, repeats allowed.
+            round: The round that they are for, of those that it sees. With windows, images for no round are read and
+                not kept; without, it is not looked at.
 
         Returns:
             uint8 `(n, C, H, W)`, fresh memory.
@@ -113,43 +124,20 @@ class RealData:
         Raises:
             IntegrityError: A shard is missing, truncated or altered; names it.
             DataError: An image does not decode or has the wrong size; names shard and sample.
+            StoreError: A disk is full.
         """
-        needed = np.unique(self._shard_of[ids.numpy()])
-        if not self._loaded[needed].all():
-            with self._lock:
-                self._load([int(s) for s in needed if not self._loaded[s]])
-        return self._images[ids]
+        return torch.from_numpy(self._cache.images(ids.numpy(), round))
 
     def stream(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all images once, in the order of ids, as (uint8 `(n, C, H, W)`, int64 `(n,)`)."""
         for ids in torch.arange(len(self)).split(batch_size):
             yield self.images(ids), self.labels[ids]
 
-    def _load(self, shards: list[int]) -> None:
-        """Decode whole shards into the cache, reading the next one while this one is decoded."""
-        entries = self.index.shards
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(_THREADS) as decoders:
-            reads = (reader.submit(read_shard, self._shards, entries[s]) for s in shards)
-            ahead = next(reads, None)
-            for shard in shards:
-                assert ahead is not None
-                data = ahead.result()
-                ahead = next(reads, None)
-                ids = np.flatnonzero(self._shard_of == shard)
-                chunks = [ids[i : i + _CHUNK] for i in range(0, len(ids), _CHUNK)]
-                for _ in decoders.map(functools.partial(self._decode, shard, data), chunks):
-                    pass
-                self._loaded[shard] = True
 
-    def _decode(self, shard: int, data: bytes, ids: np.ndarray) -> None:
-        cache = self._images.numpy()
-        index, where = self.index, f"{self._shards.url}/{self.index.shards[shard].name}"
-        for i in ids:
-            row = self._rows[i]
-            start = int(index.offset[row])
-            payload = data[start : start + int(index.length[row])]
-            pixels = images.decode(payload, index.channels, index.size, f"{where} sample {row}")
-            cache[i] = pixels.transpose(2, 0, 1)
+def _rows_by_class(index: Index) -> list[np.ndarray]:
+    """Return the rows of every class of the index, ascending."""
+    order = np.argsort(index.label, kind="stable")
+    return np.split(order, np.cumsum(index.counts)[:-1])
 
 
 def _choose(index: Index, classes: Literal["all"] | Sequence[int | str]) -> list[int]:
@@ -169,9 +157,8 @@ def _choose(index: Index, classes: Literal["all"] | Sequence[int | str]) -> list
     return chosen
 
 
-def _part_rows(index: Index, label: int, part: Part, val_fraction: float, seed: int) -> np.ndarray:
-    """Return the rows of the index, ascending, that are a class's share of a part."""
-    rows = np.flatnonzero(index.label == label)
+def _part_rows(index: Index, rows: np.ndarray, label: int, part: Part, val_fraction: float, seed: int) -> np.ndarray:
+    """Return those rows of a class, ascending, that are its share of a part."""
     if part == "all" or val_fraction == 0:
         return rows
     if len(rows) < 2:

@@ -17,8 +17,10 @@ from typing import Any
 from raydd.config import EngineConfig
 from raydd.errors import ConfigError, EngineError
 
-# What a worker needs to find a store; secrets come from the cluster's own environment or roles, never through Ray.
-_FORWARDED = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+# What a worker needs to find a store, and where a node keeps decoded images; secrets come from the cluster's own
+# environment or roles, never through Ray.
+_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
+_FORWARDED = (*_STORE, "RAYDD_CACHE")
 # Ray runs a worker's methods outside its main thread, where glibc would give them an arena of its own that returns its memory
 # to the kernel whatever `keep_heap` says: rounds take 1.6 times as long. It reads this when a process starts.
 _WORKER_ENV = {"MALLOC_ARENA_MAX": "1"}

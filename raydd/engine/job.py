@@ -46,7 +46,14 @@ def open_real(config: Config, shards: str) -> RealData:
     """Open the training part of packed shards; reads the index and no image."""
     data = config.data
     return RealData(
-        shards, classes=data.classes, part="train", val_fraction=data.val_fraction, seed=config.seed, cache=data.cache
+        shards,
+        classes=data.classes,
+        part="train",
+        val_fraction=data.val_fraction,
+        seed=config.seed,
+        cache=data.cache,
+        window=data.window,
+        window_rounds=data.window_rounds,
     )
 
 
@@ -65,4 +72,6 @@ def facts_of(real: RealData) -> DataFacts:
 def problem_of(config: Config, real: RealData, device: torch.device | None = None) -> Problem:
     """Return the data set as a method sees it."""
     device = device or torch.device("cpu")
-    return Problem(facts=facts_of(real), seed=config.seed, by_class=tuple(real.by_class), device=device)
+    return Problem(
+        facts=facts_of(real), seed=config.seed, by_class=tuple(real.by_class), windows=real.windows, device=device
+    )

@@ -81,9 +81,9 @@ class Work:
         """Return the variables at round 0."""
         return to_arrays(self.method.start(self._images))
 
-    def _images(self, ids: Tensor) -> Tensor:
+    def _images(self, ids: Tensor, round: int | None = None) -> Tensor:
         # Pixels travel to the device as bytes and are normalised there.
-        return self.transform(self.real.images(ids).to(self.device))
+        return self.transform(self.real.images(ids, round).to(self.device))
 
     def fresh(self, units: Sequence[int]) -> None:
         """Hold these units, in their state at round 0."""
@@ -132,7 +132,7 @@ class Work:
 
     def _slot(self, round: int, slot: Slot, variables: Tensors, shared: Any) -> Contribution:
         ids = self.method.real_ids(round, slot)
-        x_real, y_real = self._images(ids), self.real.labels[ids].to(self.device)
+        x_real, y_real = self._images(ids, round), self.real.labels[ids].to(self.device)
         state = self.units[slot.unit] if slot.unit is not None else {}
         return self.method.contribution(round, slot, variables, state, shared, x_real, y_real)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.config import DataFacts, MethodConfig
-from raydd.data.plan import class_batch
+from raydd.data.plan import Epochs, Windows, class_batch
 from raydd.nets import build
 from raydd.seeding import generator
 
@@ -83,12 +83,14 @@ class Problem:
         facts: Name, shape and number of classes.
         seed: The run's root seed; all draws are keyed by it.
         by_class: For each class the ids of its real images, int64.
+        windows: Which of them may be seen in a round; None: all.
         device: Where arithmetic happens.
     """
 
     facts: DataFacts
     seed: int
     by_class: tuple[Tensor, ...]
+    windows: Windows | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -101,8 +103,21 @@ class Problem:
         return generator(self.seed, purpose, *indices)
 
     def class_ids(self, purpose: str, label: int, size: int, *indices: int | str) -> Tensor:
-        """Return `size` ids of a class without replacement, all of them where there are fewer."""
+        """Return `size` ids of a whole class without replacement, all of them where there are fewer."""
         return class_batch(self.by_class[label], size, self.generator(purpose, *indices, label))
+
+    def seen(self, round: int, label: int) -> Tensor:
+        """Return the ids of a class that may be seen in a round."""
+        ids = self.by_class[label]
+        return ids if self.windows is None else ids[self.windows.places(self.windows.number(round), label)]
+
+    def round_ids(self, purpose: str, label: int, size: int, round: int, *indices: int | str) -> Tensor:
+        """Return `size` ids of what a round sees of a class, without replacement; all of them where there are fewer."""
+        return class_batch(self.seen(round, label), size, self.generator(purpose, round, *indices, label))
+
+    def epochs(self, size: int, per_round: int = 1) -> Epochs:
+        """Return the plan of `per_round` batches a round of `size` ids of all classes, in shuffled epochs."""
+        return Epochs(self.seed, self.by_class, self.windows, size, per_round)
 
 
 class Method(ABC, Generic[Config]):
@@ -133,7 +148,7 @@ class Method(ABC, Generic[Config]):
 
     @abstractmethod
     def real_ids(self, round: int, slot: Slot) -> Tensor:
-        """Return the ids of the real images that a slot needs in a round, int64 (B,)."""
+        """Return the ids of the real images that a slot needs in a round, int64 (B,), of those that the round sees."""
 
     def own_rows(self, slot: Slot) -> range | None:
         """Return the rows that this slot owns in every variable: they depend on no other slot, and no other slot on them.

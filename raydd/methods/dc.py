@@ -86,10 +86,10 @@ class GradientMatching(Method[Matching], Generic[Matching]):
     def real_ids(self, round: int, slot: Slot) -> Tensor:
         """Return `real_batch` ids of each class of the slot, class by class; then those that BatchNorm sees, if any."""
         assert slot.unit is not None
-        ids = [self.problem.class_ids("real", c, self.config.real_batch, round, slot.unit) for c in slot.classes]
+        ids = [self.problem.round_ids("real", c, self.config.real_batch, round, slot.unit) for c in slot.classes]
         if self.batchnorm:
             everyone = range(self.problem.facts.num_classes)
-            ids += [self.problem.class_ids("batchnorm", c, BATCHNORM_IMAGES, round, slot.unit) for c in everyone]
+            ids += [self.problem.round_ids("batchnorm", c, BATCHNORM_IMAGES, round, slot.unit) for c in everyone]
         return torch.cat(ids)
 
     def own_rows(self, slot: Slot) -> range | None:
@@ -126,7 +126,7 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: None, x_real: Tensor, y_real: Tensor
     ) -> Contribution:
         """Match gradients class by class; see the base class."""
-        count = sum(min(self.config.real_batch, len(self.problem.by_class[c])) for c in slot.classes)
+        count = sum(min(self.config.real_batch, len(self.problem.seen(round, c))) for c in slot.classes)
         theta = self._theta(state)
         if self.batchnorm:
             theta = self._with_statistics(theta, x_real[count:])

@@ -33,7 +33,6 @@ from torch import Tensor
 
 from raydd.augment import warp
 from raydd.config.methods.dd import DDConfig
-from raydd.data.plan import EpochPlan
 from raydd.functional.optim import OptimState, adam_init, adam_step
 from raydd.functional.unroll import Inner, outer, replay, train
 from raydd.methods.base import Contribution, Labels, Problem, Slot, Tensors
@@ -55,13 +54,13 @@ class DD(Unrolled[DDConfig]):
 
     def __init__(self, config: DDConfig, net: object, problem: Problem) -> None:
         super().__init__(config, net, problem)
-        self.all_ids = torch.cat(list(problem.by_class)).sort().values
-        self.plan = EpochPlan(problem.seed, len(self.all_ids), config.real_batch)
+        self.images = sum(len(ids) for ids in problem.by_class)
+        self.epochs = problem.epochs(config.real_batch)
         self.steps = int(config.inner_steps)
 
     def real_ids(self, round: int, slot: Slot) -> Tensor:
-        """Return the next `real_batch` ids of the endless sequence of shuffled passes, the same for all slots."""
-        return self.all_ids[self.plan.batch(round)]
+        """Return the next `real_batch` ids of the sequence of shuffled passes, the same for all slots."""
+        return self.epochs.batch(round)
 
     def init(self, x_real: Tensor) -> Tensors:
         """Return noise or real images, step sizes at `lr_inner`, and one-hot labels where they are learned."""
@@ -128,7 +127,7 @@ class DD(Unrolled[DDConfig]):
 
     def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
         """Take one step of Adam; its rate halves every `decay_epochs` passes over the real images."""
-        epoch = round // -(-len(self.all_ids) // self.config.real_batch)
+        epoch = round // -(-self.images // self.config.real_batch)
         lr = self.config.lr_syn * 0.5 ** (epoch // self.config.decay_epochs)
         betas = (self.config.beta1_syn, 0.999)
         after, state = adam_step(variables, gradients, OptimState.from_tensors(optimiser), lr, betas=betas)

@@ -52,7 +52,7 @@ class DM(Method[DMConfig]):
         return torch.cat([self._class_ids(round, c) for c in slot.classes])
 
     def _class_ids(self, round: int, label: int) -> Tensor:
-        return self.problem.class_ids("real", label, self.config.real_batch, round)
+        return self.problem.round_ids("real", label, self.config.real_batch, round)
 
     def own_rows(self, slot: Slot) -> range:
         """Return the rows of the slot's classes."""

@@ -33,7 +33,6 @@ from torch import Tensor
 
 from raydd import nets
 from raydd.config import FRePoConfig
-from raydd.data.plan import EpochPlan
 from raydd.functional import lamb
 from raydd.functional.krr import krr_predict
 from raydd.functional.losses import centred_labels, label_margin, mse, scaled_labels
@@ -56,9 +55,7 @@ class FRePo(Method[FRePoConfig]):
 
     def __init__(self, config: FRePoConfig, net: object, problem: Problem) -> None:
         super().__init__(config, net, problem)
-        images = sum(len(ids) for ids in problem.by_class)
-        self.all_ids = torch.cat(list(problem.by_class)).sort().values
-        self.plan = EpochPlan(problem.seed, images, config.real_batch)
+        self.epochs = problem.epochs(config.real_batch, config.models_per_round)
         members, ranges = config.pool_size, config.models_per_round
         self.edges = [members * i // ranges for i in range(ranges + 1)]
 
@@ -74,9 +71,9 @@ class FRePo(Method[FRePoConfig]):
         return tuple(self.slots_all[member] for member in members)
 
     def real_ids(self, round: int, slot: Slot) -> Tensor:
-        """Return the next `real_batch` ids of the endless sequence of shuffled epochs."""
+        """Return the next `real_batch` ids of the sequence of shuffled epochs."""
         place = next(i for i, edge in enumerate(self.edges[1:]) if slot.index < edge)
-        return self.all_ids[self.plan.batch(round * self.config.models_per_round + place)]
+        return self.epochs.batch(round, place)
 
     def init(self, x_real: Tensor) -> Tensors:
         """Return real images or noise, and centred and scaled labels; see the base class."""

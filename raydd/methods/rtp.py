@@ -66,7 +66,7 @@ class RTP(Unrolled[RTPConfig]):
     def real_ids(self, round: int, slot: Slot) -> Tensor:
         """Return `real_batch` ids of each class of the slot's task, class by class."""
         batch = self.config.real_batch
-        return torch.cat([self.problem.class_ids("real", c, batch, round, slot.index) for c in self.task(round, slot)])
+        return torch.cat([self.problem.round_ids("real", c, batch, round, slot.index) for c in self.task(round, slot)])
 
     def init_ids(self) -> Tensor:
         """Return no ids: the memory starts from random numbers."""

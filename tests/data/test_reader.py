@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from raydd.data import fetch as fetch_module
 from raydd.data import pack as pack_module
-from raydd.data import reader as reader_module
 from raydd.data.index import Shard, load_index, read_shard, save_index
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
@@ -36,7 +36,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(shard.name)
         return read_shard(folder, shard)
 
-    monkeypatch.setattr(reader_module, "read_shard", read)
+    monkeypatch.setattr(fetch_module, "read_shard", read)
     return names
 
 
@@ -191,5 +191,5 @@ def test_ids_out_of_range(packed: tuple[str, np.ndarray]) -> None:
 
 
 def test_cache_that_does_not_exist(packed: tuple[str, np.ndarray]) -> None:
-    with pytest.raises(ConfigError, match=r"data\.cache must be memory, got 'disk'"):
-        RealData(packed[0], cache="disk")  # pyrefly: ignore
+    with pytest.raises(ConfigError, match=r"data\.cache must be auto, memory or disk, got 'tape'"):
+        RealData(packed[0], cache="tape")  # pyrefly: ignore
