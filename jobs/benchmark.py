@@ -5,6 +5,7 @@
     python jobs/benchmark.py --only evaluate --networks 20
     python jobs/benchmark.py --only exchange,scaling
     python jobs/benchmark.py --only evaluate --device cuda     # one GPU, without Ray: networks stacked and one by one
+    python jobs/benchmark.py --only index,stream               # an index of ImageNet-1K's size; images a second from shards
 
 The images are noise in CIFAR-10's binary format, so nothing is downloaded; the arithmetic does not mind. Bare arithmetic is the
 same slots, reduction and update in a plain loop over images that are already normalised and in memory. Bare and engine are
@@ -28,7 +29,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from benchmark_exchange import measure_exchange  # pyrefly: ignore[missing-import]
+from benchmark_data import measure_index, measure_stream
+from benchmark_exchange import measure_exchange
 
 from raydd.api import Silent, distill, prepare
 from raydd.config import Config, EngineConfig, config_from
@@ -332,13 +334,14 @@ def measure_stacking(device: str, width: int, networks: int, repeats: int) -> No
 
 def main(
     only: Annotated[
-        str, typer.Option(help="dm, frepo, evaluate, exchange, scaling: which, with commas")
+        str, typer.Option(help="dm, frepo, evaluate, exchange, scaling, index, stream: which, with commas")
     ] = "dm,frepo,evaluate",
     width: Annotated[int, typer.Option(help="the networks' width")] = 128,
     rounds: Annotated[int, typer.Option(help="timed rounds in a row")] = 3,
     repeats: Annotated[int, typer.Option(help="how often what is compared alternates")] = 3,
     networks: Annotated[int, typer.Option(help="how many evaluation trains")] = 20,
     device: Annotated[str, typer.Option(help="cuda: evaluation on a GPU, and nothing else")] = "cpu",
+    source: Annotated[str | None, typer.Option(help="stream: packed shards (URL) instead of generated ones")] = None,
 ) -> None:
     """Print rounds per second and the engine's cost, one thread a worker."""
     keep_heap()
@@ -348,21 +351,25 @@ def main(
             measure_stacking(device, width, networks, repeats)
         return
     with tempfile.TemporaryDirectory() as folder:
-        source = write_cifar(Path(folder))
+        noise = write_cifar(Path(folder))
         store = f"{folder}/runs"
-        first = config_of(WORK["dm"], source, store, 1, width, 1, "first")
+        first = config_of(WORK["dm"], noise, store, 1, width, 1, "first")
         with numerics(first.engine):
             print(f"CIFAR-10's shape, width {width}, one thread a worker, torch {torch.__version__}")
             for part in only.split(","):
                 if part == "scaling":
                     measure_scaling(Path(folder), width, rounds, repeats)
                 elif part == "exchange":
-                    measure_exchange(source, store, repeats)
+                    measure_exchange(noise, store, repeats)
+                elif part == "index":
+                    measure_index()
+                elif part == "stream":
+                    measure_stream(source, repeats)
                 elif part == "evaluate":
                     measure_update(width, repeats)
-                    measure_spread(source, store, width, networks)
+                    measure_spread(noise, store, width, networks)
                 else:
-                    measure(part, source, store, width, rounds, repeats)
+                    measure(part, noise, store, width, rounds, repeats)
 
 
 if __name__ == "__main__":

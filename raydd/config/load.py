@@ -104,7 +104,7 @@ def _problem(key: str, errors: list[Mapping[str, Any]]) -> str:
     section, dot, rest = message.partition(".")
     if dot and section in ("data", "net", "method", "engine"):
         # The message names the key, as seen from the top.
-        return message if key.split(".")[0] == section else f"{key}.{rest}"
+        return message if key.split(".")[0] in ("", section) else f"{key}.{rest}"
     return f"{key} {message}" if key else message
 
 

@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -151,8 +151,9 @@ class DiskCache:
         rows = rows[first : first + len(pixels)]
         # Neighbours in one go.
         for run in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1):
+            place = self._start + int(rows[run[0]]) * self._fetcher.image_bytes
             with self._told():
-                _write_all(self._file, pixels[run[0] : run[-1] + 1], self._start + int(rows[run[0]]) * pixels[0].nbytes)
+                _write_all(self._file, pixels[run[0] : run[-1] + 1].data, place)
 
     def _keep(self, shard: int) -> None:
         with self._told():
@@ -208,7 +209,7 @@ def _opened(path: Path, header: bytes, size: int) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _make(path: Path, header: bytes, size: int, put: object) -> None:
+def _make(path: Path, header: bytes, size: int, put: Callable[[Path, Path], None]) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
@@ -222,7 +223,7 @@ def _make(path: Path, header: bytes, size: int, put: object) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_all(file: int, data: np.ndarray | bytes, offset: int) -> None:
+def _write_all(file: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(file, view, offset)

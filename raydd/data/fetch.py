@@ -15,7 +15,6 @@ from raydd.data.index import Index, read_shard
 from raydd.errors import IntegrityError
 from raydd.store import Folder
 
-Payload = bytes | memoryview
 THREADS = min(4, os.cpu_count() or 1)
 _SMALL = 64  # pixels of an edge up to which threads only wait for each other: most of the time is Python's
 _CHUNK = 64  # images a decoding thread takes at once
@@ -96,7 +95,7 @@ class Fetcher:
             pass
         return out[back]
 
-    def _read(self, part: Part, whole: bool) -> list[Payload]:
+    def _read(self, part: Part, whole: bool) -> list[memoryview]:
         """Return the encoded image of every row."""
         entry = self.index.shards[part.shard]
         if not whole and len(part.rows) < entry.samples:
@@ -105,7 +104,7 @@ class Fetcher:
         starts, lengths = self._places(part)
         return [data[start : start + length] for start, length in zip(starts, lengths, strict=True)]
 
-    def _read_ranges(self, part: Part) -> list[Payload]:
+    def _read_ranges(self, part: Part) -> list[memoryview]:
         entry = self.index.shards[part.shard]
         where = f"{self._shards.url}/{entry.name}"
         self._check_size(part.shard)
@@ -115,7 +114,7 @@ class Fetcher:
             blobs = self._shards.read_ranges([(entry.name, first, end) for first, end in spans])
         except FileNotFoundError:
             raise IntegrityError(f"{where}: expected a shard, got nothing: pack again") from None
-        found: list[Payload] = []
+        found: list[memoryview] = []
         for row, start, length, span in zip(part.rows, starts, lengths, span_of, strict=True):
             at = start - spans[span][0]
             if _member_size(blobs[span][at - _HEADER : at]) != length:
@@ -141,7 +140,7 @@ class Fetcher:
             raise IntegrityError(f"{where}: expected {entry.size} bytes, got {size}: pack or copy it again")
         self._sized.add(shard)
 
-    def _decode(self, part: Part, payloads: list[Payload], first: int) -> None:
+    def _decode(self, part: Part, payloads: list[memoryview], first: int) -> None:
         rows, index = part.rows[first : first + _CHUNK], self.index
         pixels = np.empty((len(rows), *self.shape), dtype=np.uint8)
         where = f"{self._shards.url}/{index.shards[part.shard].name} sample"

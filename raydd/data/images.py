@@ -38,7 +38,7 @@ _DECODE_ERRORS = (
 )
 
 
-def open_image(data: bytes, where: str) -> Image.Image:
+def open_image(data: bytes | memoryview, where: str) -> Image.Image:
     """Open an encoded image without decoding it.
 
     Args:
@@ -80,7 +80,7 @@ def convert(image: Image.Image, channels: int, where: str) -> Image.Image:
         raise DataError(f"{where}: expected an image, got one that does not decode ({_short(error)})") from error
 
 
-def decode(data: bytes, channels: int, size: int, where: str) -> np.ndarray:
+def decode(data: bytes | memoryview, channels: int, size: int, where: str) -> np.ndarray:
     """Decode a square image of known size.
 
     Returns:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raydd.data.cache import lazy_images
-from raydd.data.fetch import Fetcher
+from raydd.data.fetch import THREADS, Fetcher
 from raydd.data.plan import Windows
 from raydd.errors import RaydError
 
@@ -94,7 +94,7 @@ class _Window:
         except (RaydError, OSError, RuntimeError):  # the last: the interpreter is about to end
             return
 
-    def load(self, classes: np.ndarray, threads: int | None = None) -> None:
+    def load(self, classes: np.ndarray, threads: int = THREADS) -> None:
         """Read and decode classes that are not there yet."""
         with self._lock:
             new = classes[~self._loaded[classes]]
@@ -104,7 +104,7 @@ class _Window:
             self._starts[new] = [self._windows.start(self._number, int(label)) for label in new]
             ids, places = self._ids_and_places(new)
             parts = self._fetcher.parts(self._rows[ids], self._images, places)
-            for _ in self._fetcher.fetch(parts, **({} if threads is None else {"threads": threads})):
+            for _ in self._fetcher.fetch(parts, threads=threads):
                 if self._over:
                     return
             self._loaded[new] = True

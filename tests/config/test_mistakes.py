@@ -52,6 +52,18 @@ def error(text: str) -> str:
         ("data: {train: x, classes: [1.5]}", "data.classes.0 must be a valid integer or a valid string, got 1.5"),
         ("data: {train: digits, val_fraction: 1}", "data.val_fraction must be < 1, got 1"),
         ("data: {train: digits, size: 2}", "data.size must be >= 4, got 2"),
+        ("data: {train: x, window: 0}", "data.window must be >= 1 or all, got 0"),
+        ("data: {train: x, window: some}", "data.window must be 'all' or a valid integer, got 'some'"),
+        ("data: {train: x, window_rounds: 0}", "data.window_rounds must be >= 1, got 0"),
+        ("data: {train: x, cache: tape}", "data.cache must be 'memory' or 'disk' or 'auto', got 'tape'"),
+        (
+            "data: {train: x, cache: disk, window: 9}",
+            "data.cache must be auto or memory where data.window bounds what is held (9), got disk",
+        ),
+        (
+            "{data: {train: x, window: 9}, method: {name: herding}}",
+            "data.window must be all for method.name herding, which looks at all images and has no rounds, got 9",
+        ),
         ("method: {}", f"method.name {IN_METHODS} None (see `raydd methods`)"),
         ("method: {name: best}", f"method.name {IN_METHODS} 'best' (see `raydd methods`)"),
         ("method: {name: [dm]}", f"method.name {IN_METHODS} ['dm'] (see `raydd methods`)"),

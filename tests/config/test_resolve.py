@@ -107,7 +107,9 @@ def test_what_is_allowed_at_the_edge() -> None:
     config("frepo", "method.models_per_round=10").resolved(facts())
 
 
-@pytest.mark.parametrize("override", ["seed=1", "data.val_fraction=0.1", "data.classes=[0]", "data.zca=frepo"])
+@pytest.mark.parametrize(
+    "override", ["seed=1", "data.val_fraction=0.1", "data.classes=[0]", "data.zca=frepo", "data.window=9"]
+)
 @pytest.mark.parametrize("method", ["dm", "frepo"])
 def test_the_hash_covers_seed_and_data(method: str, override: str) -> None:
     before = config(method, "data.zca=null")
@@ -127,7 +129,7 @@ def test_the_hash_covers_what_decides_the_bits(override: str) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["name=b", "store=s3://b/other", "data.train=elsewhere", "data.test=elsewhere", "data.cache=memory"]
+    ["name=b", "store=s3://b/other", "data.train=elsewhere", "data.test=elsewhere", "data.cache=disk"]
     + ["engine.workers=8", "engine.min_workers=1", "engine.gpus_per_worker=1", "engine.checkpoint_every=7"]
     + ["engine.checkpoint_every_s=1", "engine.keep_checkpoints=9", "engine.step_timeout_s=5"]
     + ["engine.start_timeout_s=1", "engine.replace_timeout_s=1", "evaluate.repeats=1", "evaluate.protocol=frepo"]
@@ -135,6 +137,13 @@ def test_the_hash_covers_what_decides_the_bits(override: str) -> None:
 )
 def test_the_hash_leaves_out_where_and_how_it_is_done(override: str) -> None:
     assert config("dm", override).hash("i") == config("dm").hash("i")
+
+
+def test_rounds_of_a_window_belong_to_the_hash_where_there_is_one() -> None:
+    one, other = "data.window_rounds=7", "data.window_rounds=8"
+    assert config("dm", one).hash("i") == config("dm", other).hash("i")
+    assert "window_rounds" not in config("dm").identity("i")["data"]
+    assert config("dm", "data.window=9", one).hash("i") != config("dm", "data.window=9", other).hash("i")
 
 
 def test_rounds_belong_to_the_hash_where_a_schedule_depends_on_them() -> None:

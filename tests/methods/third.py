@@ -22,7 +22,7 @@ class Pull(Method[PullConfig]):
         return tuple(Slot(c, classes=(c,)) for c in range(self.problem.facts.num_classes))
 
     def real_ids(self, round: int, slot: Slot) -> Tensor:
-        return self.problem.class_ids("real", slot.classes[0], 4, round)
+        return self.problem.round_ids("real", slot.classes[0], 4, round)
 
     def init(self, x_real: Tensor) -> Tensors:
         return {"x_syn": x_real.clone()}

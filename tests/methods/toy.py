@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from raydd.config import NETS, DataFacts, MethodSpec, methods
+from raydd.data.plan import Windows
 from raydd.engine.executor import deal
 from raydd.methods import Contribution, Method, Problem, Slot, Tensors, create
 from raydd.seeding import generator
@@ -121,11 +122,19 @@ def data(counts: Sequence[int] = (4, 9, 6, 7, 5), channels: int = 1, size: int =
     return Toy(prototypes[labels] + 0.3 * noise, labels)
 
 
-def make(name: str, toy: Toy, *, seed: int = 0, net: dict[str, Any] | None = None, **changes: Any) -> Method[Any]:
+def make(
+    name: str,
+    toy: Toy,
+    *,
+    seed: int = 0,
+    net: dict[str, Any] | None = None,
+    windows: Windows | None = None,
+    **changes: Any,
+) -> Method[Any]:
     """Build a method on a toy: its battery config with `changes`, and its own network at width 4 and depth 2."""
     config = SPECS[name].config.model_validate({**CONFIGS.get(name, FALLBACK), **changes}).resolved(toy.facts)
     shape = NETS[config.default_net].model_validate({"width": 4, "depth": 2, **(net or {})}).resolved(toy.facts)
-    return create(config, shape, Problem(facts=toy.facts, seed=seed, by_class=toy.by_class))
+    return create(config, shape, Problem(facts=toy.facts, seed=seed, by_class=toy.by_class, windows=windows))
 
 
 @dataclass(frozen=True)
