@@ -172,6 +172,8 @@ def measure_stream(source: str | None, repeats: int) -> None:
             rates["ranges"].append(ours(url, window=1))
             for path in Path(f"{folder}/cache").iterdir():
                 path.unlink()
+        for window in ("all", "50"):
+            subprocess.run([sys.executable, __file__, url, window], check=True)
     middle = {name: statistics.median(found) for name, found in rates.items()}
     low, high = min(rates["memory"]), max(rates["memory"])
     print(
@@ -183,5 +185,26 @@ def measure_stream(source: str | None, repeats: int) -> None:
         print(f"stream: {what} {middle[name]:.0f} images/s, ratio {middle[name] / middle['webdataset']:.2f}")
 
 
+def hold(url: str, window: str) -> None:
+    """Print what a process holds that sees all classes for some windows; in a process of its own."""
+    real = RealData(url, cache="memory", window="all" if window == "all" else int(window), window_rounds=1)
+    windows = real.windows
+    real.images(torch.arange(2))  # what reading and decoding take for themselves
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory_mb("VmRSS")
+    for round in range(6):
+        for label, ids in enumerate(real.by_class):
+            real.images(ids if windows is None else ids[windows.places(round, label)], round)
+    image = real.shape[0] * real.shape[1] * real.shape[2] / 1e6
+    bound = image * (len(real) if windows is None else 2 * windows.sizes.sum())
+    print(
+        f"stream: window {window} of {max(real.counts)} images a class: {memory_mb('VmHWM') - before:.0f} MB", end=" "
+    )
+    print(f"of memory at the peak, {bound:.0f} MB of images at most")
+
+
 if __name__ == "__main__":
-    load_and_plan(sys.argv[1])
+    if len(sys.argv) > 2:
+        hold(*sys.argv[1:])
+    else:
+        load_and_plan(sys.argv[1])

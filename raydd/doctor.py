@@ -21,7 +21,7 @@ def examine(store: str | None) -> list[Finding]:
     Args:
         store: URL of a store to write to and read from, or None.
     """
-    findings = [_versions(), _processors(), _shared_memory(), _gpus()]
+    findings = [_versions(), _processors(), _shared_memory(), _gpus(), _cache()]
     return findings + ([_store(store)] if store else [])
 
 
@@ -45,6 +45,16 @@ def _gpus() -> Finding:
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return "GPUs", True, ", ".join(names) or "none; runs use CPUs"
+
+
+def _cache() -> Finding:
+    from raydd.data.cache import cache_folder
+
+    folder = cache_folder()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    good = there.is_dir() and os.access(there, os.W_OK)
+    state = f"{shutil.disk_usage(there).free / 2**30:.1f} GiB free" if good else f"{there} cannot be written"
+    return "cache", good, f"decoded images: {folder}, {state}; RAYDD_CACHE names another folder"
 
 
 def _store(url: str) -> Finding:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 
@@ -183,3 +184,20 @@ def test_the_doctor_touches_a_store_and_leaves_nothing(store: Folder, tmp_path: 
     assert not ill["store"][0]
     assert "Not a directory" in ill["store"][1]
     assert "store" not in {what for what, _, _ in examine(None)}
+
+
+def test_the_doctor_says_where_decoded_images_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def found() -> tuple[bool, str]:
+        return next((good, detail) for what, good, detail in examine(None) if what == "cache")
+
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "not" / "yet"))
+    good, detail = found()
+    assert good
+    assert re.match(rf"decoded images: {tmp_path}/not/yet, \d+\.\d GiB free; RAYDD_CACHE names another", detail)
+    assert not (tmp_path / "not").exists()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "file"))
+    assert found() == (
+        False,
+        f"decoded images: {tmp_path}/file, {tmp_path}/file cannot be written; RAYDD_CACHE names another folder",
+    )

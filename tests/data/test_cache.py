@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -102,18 +103,42 @@ def test_two_openings_decode_every_shard_once(packed: str, reads: list[str]) -> 
     assert len(got) == 4
 
 
+OTHER = """
+import os, signal, sys
+import numpy as np
+from raydd.data.cache import DiskCache, cache_folder
+from raydd.data.fetch import Fetcher
+from raydd.data.index import load_index
+from raydd.store import Folder
+
+folder = Folder(sys.argv[1])
+cache = DiskCache(Fetcher(folder, load_index(folder)), np.arange(40), cache_folder())
+if sys.argv[2] == "dies":
+    os.fdatasync = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+sys.stdout.buffer.write(cache.images(np.arange(40), None).tobytes())
+"""
+
+
+def other_process(url: str, how: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-c", OTHER, url, how], capture_output=True, timeout=120, check=False)
+
+
 def test_two_processes_share_the_file(packed: str, tmp_path: Path) -> None:
     """The other one has nothing to read: the shards are gone."""
     expected = on_disk(packed).images(ALL)
     for path in (tmp_path / "out").glob("*.tar"):
         path.unlink()
-    code = "import sys, torch; from raydd.data.reader import RealData; "
-    code += (
-        "x = RealData(sys.argv[1], cache='disk').images(torch.arange(40)); sys.stdout.buffer.write(x.numpy().tobytes())"
-    )
-    told = subprocess.run([sys.executable, "-c", code, packed], capture_output=True, timeout=120, check=False)
+    told = other_process(packed, "lives")
     assert told.stderr == b""
     assert told.stdout == expected.numpy().tobytes()
+
+
+def test_a_process_killed_in_the_middle_leaves_neither_marks_nor_locks(packed: str, reads: list[str]) -> None:
+    assert other_process(packed, "dies").returncode == -signal.SIGKILL
+    data = on_disk(packed)
+    assert not cache_of(data)._marks.any()
+    assert torch.equal(data.images(ALL), whole(packed))
+    assert reads[:5] == [f"shard-{i:06d}.tar" for i in range(5)], "in order: no lock was in the way"
 
 
 def test_another_process_that_never_ends_is_not_waited_for(

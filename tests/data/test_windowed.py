@@ -162,7 +162,10 @@ def test_windows_that_hold_everything_are_none(packed: str) -> None:
         (lambda path, data: path.write_bytes(data[:6000]), r"shard-000001\.tar: expected \d+ bytes, got 6000"),
         (lambda path, data: path.unlink(), r"shard-000001\.tar: expected a shard, got nothing"),
         (lambda path, data: path.write_bytes(data[512:] + bytes(512)), r"shard-000001\.tar sample \d+: expected an im"),
-        (lambda path, data: path.write_bytes(data.replace(b"IDAT", b"IDOT")), r"shard-000001\.tar sample \d+: expecte"),
+        (
+            lambda path, data: path.write_bytes(data.replace(b"IDAT", b"IDOT")),
+            r"shard-000001\.tar sample \d+: expected",
+        ),
     ],
 )
 def test_damage_is_named_and_mended(packed: str, tmp_path: Path, damage, told: str) -> None:
@@ -212,3 +215,16 @@ def test_parts_and_classes_have_windows_too(packed: str) -> None:
         for label in (0, 1):
             ids = seen(data, round, label)
             assert torch.equal(data.images(ids, round), plain.images(ids))
+
+
+@pytest.mark.s3
+def test_windows_of_shards_in_object_storage(s3_url: str, tmp_path: Path) -> None:
+    small_mnist(tmp_path / "mnist", 60)
+    pack(f"mnist:{tmp_path / 'mnist'}", f"{s3_url}/windows")
+    whole, data = RealData(f"{s3_url}/windows").images(torch.arange(60)), windowed(f"{s3_url}/windows")
+    for round in (0, 2, 4):
+        ids = torch.cat([seen(data, round, label) for label in (7, 1)])
+        assert torch.equal(data.images(ids, round), whole[ids])
+    Folder(f"{s3_url}/windows").delete("shard-000000.tar")
+    with pytest.raises(IntegrityError, match=r"shard-000000\.tar: expected a shard, got nothing"):
+        windowed(f"{s3_url}/windows").images(torch.arange(2))
