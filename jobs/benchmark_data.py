@@ -128,7 +128,11 @@ def sequential(url: str) -> float:
     import fsspec
     import webdataset
 
-    webdataset.gopen_schemes["s3"] = lambda url, mode, bufsize, **_: fsspec.open(url, mode).open()
+    def opened(url: str, mode: str, bufsize: int, **_: Any) -> Any:
+        file: Any = fsspec.open(url, mode)
+        return file.open()
+
+    webdataset.gopen_schemes["s3"] = opened
     index = load_index(Folder(url))
     shards = index.shard_folder(Folder(url)).url
     names = [f"{shards}/{shard.name}" for shard in index.shards]
