@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import torch
 
-from raydd.catalogue import read_accuracies
 from raydd.config import Config, EngineConfig, config_from, load_config, validate
 from raydd.config.load import apply_overrides
 from raydd.config.train import TrainConfig
@@ -26,12 +25,14 @@ from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import Executor, open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
+from raydd.engine.tracking import check_trackers
 from raydd.engine.training import plan_training, train_network
 from raydd.errors import DataError, StoreError, UserError
 from raydd.evaluate import Accuracy, Keeping, Request, pooled, robust_requests
 from raydd.evaluate import evaluate_all as score_all
 from raydd.export import Exported, check_lossless
 from raydd.export import export as write_export
+from raydd.live import read_accuracies
 from raydd.seeding import derive
 from raydd.store import Folder, Lease, load_manifest
 
@@ -172,6 +173,7 @@ def distill(
 def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
     """Pack what must be packed and check the config against the data."""
     watcher = watcher or Silent()
+    check_trackers(config.track)
     train, test = _packed(config, watcher)
     return plan_run(config, train, test)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from raydd.data.index import load_index, verify_shards
 from raydd.distilled import DistilledSet, artifact_folder, read_transform
 from raydd.errors import DataError, IntegrityError
-from raydd.evaluate import Accuracy
+from raydd.live import checkpoints, show_run
 from raydd.store import Folder, commit, load_manifest, read_verified, verify
 
 Kind = Literal["run", "set", "shards"]
@@ -52,29 +52,6 @@ def show(url: str) -> dict[str, Any]:
     return {"kind": kind, "url": folder.url, **facts}
 
 
-def show_run(run: Folder) -> dict[str, Any]:
-    """Return a run's state, progress and accuracies."""
-    status = run.record("status.json") if run.exists("status.json") else {"state": "starting"}
-    if run.exists("evaluation.json"):
-        status["accuracy"] = {result.of: round(result.mean, 2) for result in reversed(read_accuracies(run))}
-    return status
-
-
-def read_accuracies(run: Folder) -> list[Accuracy]:
-    """Read what a run was scored.
-
-    Raises:
-        IntegrityError: When the record was altered.
-    """
-    results = run.record("evaluation.json").get("results")
-    if not isinstance(results, list):
-        raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got none; delete the file")
-    try:
-        return [Accuracy.from_json(result) for result in results]
-    except DataError as error:
-        raise IntegrityError(f"{run.url}/evaluation.json: {error}") from None
-
-
 def _show_set(folder: Folder) -> dict[str, Any]:
     ds = DistilledSet.load(folder.url)
     recipe = ds.recipe
@@ -114,17 +91,11 @@ def problems(url: str) -> list[str]:
         return verify_shards(folder, load_index(folder))
     if kind == "set":
         return _set_problems(folder)
-    found = [problem for place in _checkpoints(folder) for problem in _manifest_problems(place)]
+    found = [problem for place in checkpoints(folder) for problem in _manifest_problems(place)]
     artifact = folder.folder("distilled")
     if artifact.exists("manifest.json") or artifact.list():
         found += _set_problems(artifact)
     return found
-
-
-def _checkpoints(run: Folder) -> list[Folder]:
-    folder = run.folder("checkpoints")
-    # A folder without a manifest is a checkpoint that was being written, which nobody believes.
-    return [folder.folder(name) for name in folder.folders() if folder.exists(f"{name}/manifest.json")]
 
 
 def _manifest_problems(folder: Folder) -> list[str]:

@@ -306,8 +306,12 @@ def ls(
 def show(url: AnyUrl, as_json: Json = False) -> None:
     """Show the facts of a run (also while it goes on), a distilled set, or packed shards."""
     from raydd.catalogue import show as run
+    from raydd.live import run_lines
 
-    _facts(run(url), as_json)
+    facts = run(url)
+    if facts["kind"] == "run" and not as_json:
+        facts = {"url": facts["url"], **dict(run_lines(facts))}
+    _facts(facts, as_json)
 
 
 @app.command()

@@ -6,12 +6,18 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from raydd.pace import Pace
+from raydd.text import duration, rate
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from raydd.engine.coordinator import Progress
 
+# A log gets a line this often, and after a quarter of an hour ever more rarely: sixty lines for that quarter, some three
+# hundred for a day.
 LINE_EVERY_S = 15.0
+RARER_AFTER_S = 900.0
 
 
 class Terminal:
@@ -21,7 +27,8 @@ class Terminal:
         self.bars = sys.stderr.isatty() if bars is None else bars
         self._bar: Bar | None = None
         self._task = ""
-        self._last = 0.0
+        self._last = self._began = 0.0
+        self._pace = Pace()
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -51,16 +58,30 @@ class Terminal:
         detail = "rounds" if loss is None else f"rounds, loss {loss:.4g}"
         if progress.workers:
             detail += f", {progress.workers} workers"
-        self._show("distilling", progress.round, progress.rounds, detail)
+        self._show("distilling", progress.round, progress.rounds, detail, "rounds")
 
-    def _show(self, task: str, done: int, total: int, detail: str) -> None:
+    def _show(self, task: str, done: int, total: int, detail: str, unit: str = "") -> None:
         if self.bars:
             self._draw(task, done, total, detail)
-        elif done == total or task != self._task or time.monotonic() - self._last >= LINE_EVERY_S:
-            self._last = time.monotonic()
+        else:
+            self._log(task, done, total, detail, unit)
+        self._task = task
+
+    def _log(self, task: str, done: int, total: int, detail: str, unit: str) -> None:
+        now = time.monotonic()
+        if task != self._task:
+            self._pace, self._began = Pace(done), now
+        self._pace.tell(done)
+        every_s = LINE_EVERY_S * max(1.0, (now - self._began) / RARER_AFTER_S)
+        if done == total or task != self._task or now - self._last >= every_s:
+            self._last = now
+            per_second, left = self._pace.per_second(), self._pace.seconds_left(total)
+            if per_second and unit:
+                detail += f", {rate(per_second, unit)}"
+            if left:
+                detail += f", {duration(left)} left"
             sys.stderr.write(f"{task}: {done}/{total} {detail}\n")
             sys.stderr.flush()
-        self._task = task
 
     def _draw(self, task: str, done: int, total: int, detail: str) -> None:
         if task != self._task:

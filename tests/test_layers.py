@@ -15,19 +15,19 @@ import raydd
 
 ROOT = Path(raydd.__file__).parent
 LAYERS = (
-    ("errors", "config", "seeding"),
+    ("errors", "config", "seeding", "pace", "text"),
     ("store",),
     ("functional", "nets", "augment"),
     ("data", "distilled", "memories", "card", "export"),
     ("methods", "evaluate", "training"),
     ("engine",),
     ("sweep", "report"),
-    ("api", "catalogue", "doctor", "terminal", "cli", ""),
+    ("api", "catalogue", "live", "doctor", "terminal", "cli", ""),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {("methods", "evaluate"), ("evaluate", "methods")}
 RAY = ("engine", "sweep")
-NO_TORCH = ("errors", "config", "store", "terminal", "cli", "")
+NO_TORCH = ("errors", "config", "pace", "text", "store", "terminal", "cli", "")
 
 
 def sources() -> Iterator[tuple[str, str]]:

@@ -1,10 +1,10 @@
 """What a user may say: frozen models of a run, YAML in and out. No torch, no ray."""
 
-from raydd.config.base import DataFacts, Section
+from raydd.config.base import DataFacts, Section, flat
 from raydd.config.load import config_from, dump_config, load_config, parse_yaml, validate
 from raydd.config.methods import DMConfig, FRePoConfig, MethodConfig, MethodSpec, RandomConfig, methods
 from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig
-from raydd.config.run import BASELINES, PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig
+from raydd.config.run import BASELINES, PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig, TrackerName
 
 __all__ = [
     "BASELINES",
@@ -24,8 +24,10 @@ __all__ = [
     "NetConfig",
     "RandomConfig",
     "Section",
+    "TrackerName",
     "config_from",
     "dump_config",
+    "flat",
     "load_config",
     "methods",
     "parse_yaml",

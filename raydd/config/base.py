@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,3 +38,11 @@ class DataFacts:
     def handwritten(self) -> bool:
         """Whether mirroring an image would change what it shows (digits, Zalando's labels as the papers treat them)."""
         return self.name in {"digits", "mnist", "fashion-mnist", "svhn", "usps"}
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain data as dotted keys and values."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

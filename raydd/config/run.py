@@ -20,6 +20,7 @@ BaselineName = Literal[
     "random", "random@bytes", "herding", "kcenter", "forgetting", "kmeans", "average", "optimised", "whole"
 ]
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -127,6 +128,9 @@ class Config(Section):
     engine: EngineConfig = EngineConfig()
     store: str = Field("runs", description="folder of runs, at any fsspec URL")
     evaluate: EvaluateConfig = EvaluateConfig()
+    track: list[TrackerName] = Field(
+        ["tensorboard"], description="where metrics go besides metrics.jsonl; out of tensorboard, mlflow, wandb"
+    )
 
     @model_validator(mode="after")
     def _check_selection(self) -> Self:

@@ -7,6 +7,7 @@ coordinator writes the variables and the optimiser's state, each worker the file
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Checkpoints:
         self.hash, self.keep, self.generation = hash, keep, generation
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        # The round of the last one that is whole.
+        self.committed: int | None = None
 
     def _place(self, round: int) -> Folder:
         return self.folder.folder(f"{round:08d}")
@@ -113,6 +116,7 @@ class Checkpoints:
         ]
         if changed:
             _log.warning("going on elsewhere than before, so the last bits may differ: %s", "; ".join(changed))
+        self.committed = round
         return Checkpoint(
             round=round,
             variables=parts["variables"],
@@ -164,7 +168,8 @@ class Checkpoints:
         def write() -> None:
             entries = units()
             extras()
-            commit(self._place(round), files, entries=entries, meta=meta)
+            commit(self._place(round), files, entries=entries, meta={**meta, "time": time.time()})
+            self.committed = round
             self._prune()
 
         self._pending = self._writer.submit(write)

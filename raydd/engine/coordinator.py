@@ -23,6 +23,7 @@ from raydd.engine.executor import Executor, WorkersLost
 from raydd.engine.held import Exchange, choose_exchange
 from raydd.engine.job import Job
 from raydd.engine.validation import Validation
+from raydd.engine.watching import Watching
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
 from raydd.errors import EngineError, IntegrityError, RunError
 from raydd.methods import Contribution, Method, Tensors
@@ -106,7 +107,7 @@ class Coordinator:
         self.faults = 0
         self.clock = Clock()
         self._last: tuple[float, float] = (-math.inf, -math.inf)
-        self._began = (0, time.monotonic())
+        self.watching = Watching(job, run, lease, executor, self.checkpoints)
         self.exchange: Exchange = "store"
         # Whether `variables` and `optimiser` are those of `round`; workers may be ahead of them.
         self._home = True
@@ -126,6 +127,8 @@ class Coordinator:
             return self.variables
         except BaseException:
             self.validation.close()
+            self.checkpoints.close()
+            self.watching.close()
             raise
         finally:
             self.checkpoints.close()
@@ -137,6 +140,7 @@ class Coordinator:
                 return step()
             except WorkersLost as loss:
                 self.faults += 1
+                self.watching.lost += 1
                 if self.faults > MOST_LOSSES:
                     raise EngineError(
                         f"lost workers {self.faults} times ({loss}); the cluster cannot hold this run"
@@ -171,7 +175,7 @@ class Coordinator:
         self.kept = [int(name[1]) for name in names if name]
         self.lines = [line for line in read_metrics(self.run) if line["round"] < self.round]
         self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
-        self._began = (self.round, time.monotonic())
+        self.watching.enter(self.round, self.clock.seconds())
 
     def _recover(self) -> None:
         self._settle()
@@ -188,8 +192,10 @@ class Coordinator:
     def _rounds(self) -> None:
         """Do all rounds that are left, and a checkpoint after the last."""
         while self.round < self.rounds:
+            self.watching.lap("rest")
             if self._due():
                 self._checkpoint()
+                self.watching.lap("checkpoint")
             if self.exchange == "store":
                 self._done(self._one_round())
             else:
@@ -207,6 +213,7 @@ class Coordinator:
         if self.round % stride == 0 or self.round == self.rounds - 1:
             self.lines.append({"round": self.round, "seconds": round(self.clock.seconds(), 3), **metrics})
         self.round += 1
+        self.watching.round(self.round, metrics.get("loss"))
         if self.watch is not None:
             workers = self.executor.workers
             self.watch(Progress(round=self.round, rounds=self.rounds, metrics=metrics, workers=workers))
@@ -219,7 +226,9 @@ class Coordinator:
         # A checkpoint that is due while the one before is being written waits for the next span.
         count = max(1, int(min(ends)) - self.round)
         started, self._home = time.monotonic(), False
-        for replies in self.executor.advance_held(self.round, count):
+        rounds = self.executor.advance_held(self.round, count)
+        self.watching.lap("slots")
+        for replies in rounds:
             self._check(replies)
             self._done(mean_metrics(replies))
         if time.monotonic() - started < SPAN_S and count == self._stride:
@@ -234,6 +243,7 @@ class Coordinator:
     def _one_round(self) -> dict[str, float]:
         slots = [slot.index for slot in self.method.slots(self.round)]
         replies = self.executor.advance(self.round, to_arrays(self.variables), slots)
+        self.watching.lap("slots")
         self._check(replies)
         contributions = [
             Contribution(self.method.slots_all[reply.slot], to_tensors(reply.gradients), reply.metrics)
@@ -241,6 +251,7 @@ class Coordinator:
         ]
         gradients = self.method.reduce(self.variables, contributions)
         self.variables, self.optimiser = self.method.update(self.round, self.variables, self.optimiser, gradients)
+        self.watching.lap("update")
         return mean_metrics(replies)
 
     def _check(self, replies: Sequence[Reply]) -> None:
@@ -263,7 +274,7 @@ class Coordinator:
         self.lease.check()
         self._bring_home()
         units = self.executor.snapshot(to_arrays(self.variables), self.checkpoints.url(self.round))
-        round, lines, seconds, status = self.round, list(self.lines), self.clock.seconds(), self._status("running")
+        round, lines, seconds = self.round, list(self.lines), self.clock.seconds()
         history = self._history()
 
         def extras() -> None:
@@ -272,7 +283,7 @@ class Coordinator:
             write_metrics(self.run, lines)
             for name, data in history.items():
                 self.run.folder("history").write(name, data)
-            self.run.write_json("status.json", status)
+            self.watching.checkpoint(round, lines)
 
         self.checkpoints.write(self.round, self.variables, self.optimiser, units, extras, seconds)
         self._last = (self.round, time.monotonic())
@@ -285,25 +296,6 @@ class Coordinator:
         images = self.method.distilled(self.variables)["images"]
         images = images[: max(1, HISTORY_BYTES // images[0].nbytes)].contiguous()
         return {f"{self.round:08d}.safetensors": safetensors.torch.save({"images": images})}
-
-    def _status(self, state: str) -> dict[str, Any]:
-        rounds, seconds = self.round - self._began[0], time.monotonic() - self._began[1]
-        return {
-            "state": state,
-            "hash": self.job.hash,
-            "index_hash": self.job.index_hash,
-            "round": self.round,
-            "rounds": self.rounds,
-            "rounds_per_second": round(rounds / seconds, 4) if rounds else None,
-            "seconds": round(self.clock.seconds(), 3),
-            "workers": self.executor.workers,
-            "last_checkpoint": self.round,
-            "faults": self.faults,
-        }
-
-    def finished(self) -> dict[str, Any]:
-        """Return the status of a run whose rounds are done."""
-        return self._status("distilled")
 
 
 def mean_metrics(replies: Sequence[Reply]) -> dict[str, float]:

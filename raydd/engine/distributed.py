@@ -17,8 +17,9 @@ from raydd.engine.group import PeerLost, Place
 from raydd.engine.held import Exchange, join
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.engine.telemetry import places
 from raydd.engine.validation import Ask, Score, score_of
-from raydd.engine.work import Arrays, Reply
+from raydd.engine.work import Arrays, Reply, bytes_of
 from raydd.errors import EngineError, RaydError
 from raydd.methods import Slot, Tensors
 from raydd.store import Entry
@@ -107,14 +108,16 @@ class RayExecutor(Executor):
 
     def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
         """See the base class."""
-        small = sum(array.nbytes for array in variables.values()) < _INLINE_BYTES
+        small = bytes_of(variables) < _INLINE_BYTES
         payload = variables if small else ray.put(variables)
         shares = deal(len(self.slots), len(self.hands))
         calls = [
             hand.actor.advance.remote(round, payload, [i for i in slots if i in share])
             for hand, share in zip(self.hands, shares, strict=True)
         ]
-        return in_order(self._get(calls, self.hands))
+        replies = in_order(self._get(calls, self.hands))
+        self.exchanged += len(self.hands) * bytes_of(variables) + sum(bytes_of(reply.gradients) for reply in replies)
+        return replies
 
     def hold(self, variables: Arrays, optimiser: Arrays, exchange: Exchange) -> None:
         """See the base class."""
@@ -133,6 +136,7 @@ class RayExecutor(Executor):
             for hand, share, place in zip(self.hands, deal(len(self.slots), size), places, strict=True)
         ]
         self._get(calls, self.hands)
+        self.exchanged += size * (bytes_of(variables) + bytes_of(optimiser))
 
     def advance_held(self, first: int, count: int) -> list[list[Reply]]:
         """See the base class."""
@@ -145,7 +149,9 @@ class RayExecutor(Executor):
         resident = self.keeping == "resident"
         busy = [hand for hand, share in zip(self.hands, self._shares(), strict=True) if share]
         hands = busy if resident else self.hands[:1]
-        return join(self._get([hand.actor.bring.remote() for hand in hands], hands), resident=resident)
+        parts = self._get([hand.actor.bring.remote() for hand in hands], hands)
+        self.exchanged += sum(bytes_of(arrays) for part in parts for arrays in part)
+        return join(parts, resident=resident)
 
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""
@@ -271,6 +277,10 @@ class RayExecutor(Executor):
                     return None
         ray.cancel(task, force=True)
         return None
+
+    def where(self) -> dict[str, int]:
+        """See the base class."""
+        return places(self.hands)
 
     def end(self) -> None:
         """See the base class."""

@@ -33,6 +33,8 @@ class Executor(ABC):
     """The workers of a run. A context manager; `begin` gives it a run, and it may be given another one afterwards."""
 
     workers: int
+    # Bytes of variables and gradients that went between the driver and its workers so far.
+    exchanged = 0
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +132,10 @@ class Executor(ABC):
 
         Called from a thread of its own, which may wait.
         """
+
+    def where(self) -> dict[str, int]:
+        """Return how many workers are on each node, by its address. Called from any thread; may take seconds."""
+        return {}
 
     @abstractmethod
     def end(self) -> None:

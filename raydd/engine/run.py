@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raydd.config import Config, config_from, dump_config, methods, parse_yaml
+from raydd.config import Config, config_from, dump_config, flat, methods, parse_yaml
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
@@ -109,19 +109,12 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
 
 def _difference(before: Config, now: Config, index_hash: str, job: Job) -> str:
     """Name the first key in which two configs differ."""
-    old, new = _flat(before.identity(index_hash)), _flat(now.identity(job.index_hash))
+    old, new = flat(before.identity(index_hash)), flat(now.identity(job.index_hash))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
             why = ", and the method has a schedule that depends on it" if key == "method.rounds" else ""
             return f"{key} was {old.get(key)!r}, now {new.get(key)!r}{why}"
     return "they differ in what a newer raydd records"
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def distil(
@@ -158,10 +151,13 @@ def distil(
         # Of equals the earliest.
         result = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
     lease.check()
+    scored: list[dict[str, float]] = []
     if scores:
-        write_metrics(run, with_scores(read_metrics(run), scores))
+        lines = with_scores(read_metrics(run), scores)
+        write_metrics(run, lines)
+        scored = [line for line in lines if "val_accuracy" in line]
     # Before the artifact: once that is there, nobody asks the coordinator again.
-    run.write_json("status.json", coordinator.finished())
+    run.write_json("status.json", coordinator.watching.finish(scored))
     result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
     return result
 

@@ -212,6 +212,11 @@ def transform_of(config: Config, real: RealData, whitening: Arrays | None) -> Tr
     return Transform.from_parts(to_tensors(whitening), json)
 
 
+def bytes_of(arrays: Arrays) -> int:
+    """Return how much is sent where arrays are."""
+    return sum(array.nbytes for array in arrays.values())
+
+
 def to_arrays(tensors: Tensors) -> Arrays:
     """Return tensors as numpy arrays on the CPU."""
     return {name: value.detach().cpu().numpy() for name, value in tensors.items()}

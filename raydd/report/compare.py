@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from raydd.config import flat
 from raydd.errors import UserError
 from raydd.evaluate.matrix import short_nets
 from raydd.report.gather import RunRecord, gather
@@ -14,7 +15,6 @@ from raydd.report.page import facts, ipc_of, render
 from raydd.report.pictures import first_of_each, png_uri, shown_classes, shrunk
 from raydd.report.plots import Curve, chart
 from raydd.report.scores import Column, Row, Score, Table, percent_of, scores
-from raydd.report.text import flat
 from raydd.store import Folder
 
 MOST_RUNS = 12

@@ -14,8 +14,8 @@ from raydd.distilled import DistilledSet, tensors_from
 from raydd.errors import DataError
 from raydd.evaluate import Accuracy
 from raydd.report.real import RealImages, read_real
-from raydd.report.text import is_number
 from raydd.store import Folder
+from raydd.text import is_number
 
 MOST_FRAMES = 8
 

@@ -21,8 +21,8 @@ from raydd.report.pictures import bases, gallery, sheet, strips
 from raydd.report.plots import Curve, chart
 from raydd.report.real import RealImages, keep_real
 from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, scores
-from raydd.report.text import count_of, duration, is_number, number, size
 from raydd.store import Folder
+from raydd.text import count_of, duration, is_number, number, size
 
 MOST_IN_PICTURE = 1000
 COMPUTED = ("average", "kmeans")  # baselines whose images are no real ones

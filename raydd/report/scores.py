@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raydd.evaluate import Accuracy
-from raydd.report.text import number, size
+from raydd.text import number, size
 
 TITLES = {"distilled": "Distilled set", "random": "Random real images", "whole": "Whole training set"}
 TITLES |= {"random@bytes": "Random real images, same bytes", "kcenter": "k-center", "kmeans": "k-means"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raydd.store.canonical import from_json, to_json
 from raydd.store.folder import Folder
-from raydd.store.lease import Lease
+from raydd.store.lease import Lease, Sign, sign_of_life, utc
 from raydd.store.manifest import Entry, Manifest, commit, digest, load_manifest, read_verified, verify
 
 __all__ = [
@@ -12,11 +12,14 @@ __all__ = [
     "Folder",
     "Lease",
     "Manifest",
+    "Sign",
     "commit",
     "digest",
     "from_json",
     "load_manifest",
     "read_verified",
+    "sign_of_life",
     "to_json",
+    "utc",
     "verify",
 ]

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
@@ -127,8 +128,39 @@ class Lease:
     def _write_beat(self, *, released: bool) -> None:
         self._count += 1
         # The time is for people to read; nothing compares it.
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.folder.write_json(_beat_name(self.generation), {"count": self._count, "released": released, "time": now})
+        beat = {"count": self._count, "released": released, "time": utc(time.time())}
+        self.folder.write_json(_beat_name(self.generation), beat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sign:
+    """What a run's lease says of its driver, for people; nothing may rely on it.
+
+    Attributes:
+        state: `running`, `released`, `stopped` (by a signal), `dead`, or `unknown` where it is on another machine.
+        time: Its last heartbeat by its own clock, as `utc` writes it; None before the first.
+        driver: Host and process.
+    """
+
+    state: str
+    time: str | None
+    driver: str
+
+
+def sign_of_life(folder: Folder) -> Sign | None:
+    """Return what is known of the newest driver of a run, by the run's `lease/` folder; None where there was none."""
+    newest = _newest(folder)
+    if not newest:
+        return None
+    holder, beat = _read_holder(folder, newest), _read_beat(folder, newest)
+    state = "released" if beat.get("released") is True else holder.state() if holder else "unknown"
+    at = beat.get("time")
+    return Sign(state=state, time=at if isinstance(at, str) else None, driver=_describe(holder))
+
+
+def utc(seconds: float) -> str:
+    """Return a moment, in seconds since 1970, for people: ISO 8601 in UTC, to the second."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def _await_free(

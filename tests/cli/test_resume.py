@@ -62,7 +62,7 @@ def test_the_same_command_goes_on(
         assert stopped.err.splitlines()[-1] == "raydd: interrupted; the same command goes on from the last checkpoint"
     assert not (work / "runs/a/distilled").exists()
     state = command(work, "show", "runs/a", "--json").facts
-    assert (state["state"], state["rounds"]) == ("running", 40)
+    assert (state["state"], state["rounds"]) == ("stopped", 40)
     assert 0 < state["last_checkpoint"] < 40
     again = command(work, "distill", "c.yaml", "--json")
     assert again.facts["rounds"] == 40

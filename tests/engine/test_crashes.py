@@ -123,7 +123,7 @@ def test_scores_of_another_set_are_not_believed(digits: str, tmp_path: Path, mon
 
 
 def test_fewer_rounds_than_a_run_has_done(machine: Machine, digits: str, tmp_path: Path) -> None:
-    machine.reboot(dies_at=16)
+    machine.reboot(dies_at=20)
     with pytest.raises(Crash):
         raydd.distill(toy("dm", digits, str(tmp_path)))
     machine.reboot(dies_at=0)

@@ -11,14 +11,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+from raydd.config import flat
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError
 from raydd.report import RealImages, write_report
 from raydd.report.gather import RunRecord, gather
 from raydd.report.page import context, render
 from raydd.report.pictures import shown_classes
-from raydd.report.text import count_of, duration, flat, size
 from raydd.store import Folder
+from raydd.text import count_of, duration, size
 from tests.report.conftest import HOSTILE, accuracy, make_memory, make_real, make_set
 
 

@@ -28,6 +28,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s"
 
 
+def rate(per_second: float, what: str) -> str:
+    """Return a rate for people, in a unit that makes it a number of some size: `8.3 rounds/s`, `12 rounds/h`."""
+    units = ((1, "s"), (60, "min"), (3600, "h"))
+    factor, unit = next((pair for pair in units if per_second * pair[0] >= 1), units[-1])
+    return f"{per_second * factor:.3g} {what}/{unit}"
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value from a record is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -38,11 +45,3 @@ def count_of(value: Any) -> int | None:
     if isinstance(value, list | dict):
         return len(value)
     return int(value) if is_number(value) else None
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested plain data as dotted keys and values."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
