@@ -34,8 +34,8 @@ class Stop(Exception):
 class At(Silent):
     """Does something after certain rounds."""
 
-    def __init__(self, **todo: Callable[[], Any]) -> None:
-        self.todo = {int(name.removeprefix("round")): do for name, do in todo.items()}
+    def __init__(self, todo: dict[int, Callable[[], Any]]) -> None:
+        self.todo = todo
 
     def round(self, progress: Progress) -> None:
         self.todo.get(progress.round, lambda: None)()
@@ -106,7 +106,7 @@ def test_show_of_a_run_that_goes_on(digits: str, tmp_path: Path, quick: None) ->
     def look() -> None:
         seen["live"] = wait_for(lambda: (facts := show(run)).get("round") == 10 and facts)
 
-    raydd.distill(config, watcher=At(round10=look))
+    raydd.distill(config, watcher=At({10: look}))
     live = seen["live"]
     assert (live["state"], live["rounds"], live["workers"], live["faults"]) == ("running", 20, 0, 0)
     assert live["rounds_per_second"] > 0
@@ -129,7 +129,7 @@ def test_show_of_a_run_that_goes_on(digits: str, tmp_path: Path, quick: None) ->
 
 def test_show_of_a_run_that_has_ended_otherwise(digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Stop):
-        raydd.distill(toy("dm", digits, str(tmp_path)), watcher=At(round9=stop))
+        raydd.distill(toy("dm", digits, str(tmp_path)), watcher=At({9: stop}))
     run = f"{tmp_path}/dm-0"
     stopped = show(run)
     assert stopped["state"] == "stopped"
@@ -171,7 +171,7 @@ def test_a_status_that_cannot_be_written(
 
     monkeypatch.setattr(Folder, "write", fail)
     enough = lambda: wait_for(lambda: failed.count("status.json") > 4)  # noqa: E731
-    assert distil(toy("dm", digits, str(tmp_path)), watcher=At(round3=enough)) == undisturbed["dm"]
+    assert distil(toy("dm", digits, str(tmp_path)), watcher=At({3: enough})) == undisturbed["dm"]
     told = [record.message for record in caplog.records if "is not taken" in record.message]
     assert sorted(line.split(" of the run")[0] for line in told) == [
         "cannot write the events",
@@ -192,7 +192,7 @@ def test_nothing_is_written_under_a_lost_lease(digits: str, tmp_path: Path, quic
         time.sleep(0.3)
 
     with pytest.raises(EngineError, match="lost the lease of generation 1 to generation 2"):
-        raydd.distill(toy("dm", digits, str(tmp_path)), watcher=At(round6=lose))
+        raydd.distill(toy("dm", digits, str(tmp_path)), watcher=At({6: lose}))
     assert run.read("status.json") == seen[0]
 
 
@@ -212,11 +212,8 @@ def test_events_are_those_of_the_metrics(digits: str, tmp_path: Path) -> None:
 
     # A checkpoint comes late where the one before it is still being written.
     for first, last in ((0, 4), (4, 8)):
+        watcher = At({first + 3: lambda n=first: committed(n), last + 2: lambda n=last: committed(n), last + 3: stop})
         with pytest.raises(Stop):
-            watcher = At(
-                **{f"round{first + 3}": lambda n=first: committed(n), f"round{last + 2}": lambda n=last: committed(n)}
-            )
-            watcher.todo[last + 3] = stop
             raydd.distill(again, watcher=watcher)
     for name in folder.list("checkpoints/00000008/"):
         folder.delete(name)
@@ -260,7 +257,7 @@ def test_trackers_are_told_once_and_go_on(
 ) -> None:
     config = toy("dm", digits, str(tmp_path), track="[mlflow, wandb]")
     with pytest.raises(Stop):
-        raydd.distill(config, watcher=At(round11=stop))
+        raydd.distill(config, watcher=At({11: stop}))
     first = standins.calls(trackers)
     assert [call for call in first if "experiment" in call] == [
         {"experiment": "raydd"},
@@ -339,7 +336,7 @@ def test_on_ray(digits: str, tmp_path: Path, quick: None, ray_address: str, monk
     def look() -> None:
         seen.update(wait_for(lambda: (facts := show(run)).get("nodes") and facts))
 
-    raydd.distill(toy("dm", digits, str(tmp_path), workers=2), watcher=At(round8=look))
+    raydd.distill(toy("dm", digits, str(tmp_path), workers=2), watcher=At({8: look}))
     import ray
 
     (node,) = {node["NodeManagerAddress"] for node in ray.nodes()}
