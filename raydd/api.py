@@ -19,7 +19,7 @@ from raydd.config.load import apply_overrides
 from raydd.config.train import TrainConfig
 from raydd.data.pack import pack
 from raydd.data.sources import is_source, parse
-from raydd.distilled import DistilledSet
+from raydd.distilled import DistilledSet, artifact_folder
 from raydd.engine.coordinator import Progress, read_metrics
 from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import Executor, open_executor
@@ -28,8 +28,9 @@ from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.engine.tracking import check_trackers
 from raydd.engine.training import plan_training, train_network
 from raydd.errors import DataError, StoreError, UserError
-from raydd.evaluate import Accuracy, Keeping, Request, pooled, robust_requests
+from raydd.evaluate import Accuracy, Evaluation, Keeping, Request, pooled, robust_requests, robustness
 from raydd.evaluate import evaluate_all as score_all
+from raydd.evaluate import record as write_record
 from raydd.export import Exported, check_lossless
 from raydd.export import export as write_export
 from raydd.live import read_accuracies
@@ -363,6 +364,7 @@ def evaluate(
     threads: int = 1,
     gpus: float | None = None,
     keep: str | None = None,
+    record: bool = False,
     watcher: Watcher | None = None,
 ) -> list[Accuracy]:
     """Train networks from scratch on distilled sets and score them on a test split.
@@ -388,6 +390,8 @@ def evaluate(
         gpus: GPUs of each; by default one where this process does the work and sees one, else none.
         keep: Folder, at any fsspec URL that workers reach too, where finished networks are kept until all are, so that the
             same call goes on where it was stopped; by default none are.
+        record: Write the results into the folders of those sets that are runs, for their reports, where they can be
+            written to.
         watcher: Is told of progress.
 
     Raises:
@@ -427,7 +431,23 @@ def evaluate(
         )
     if kept is not None:
         kept.delete(*kept.list(f"{_digest(asked)}/"))
+    if record:
+        facts = {"names": names, "train": train_url, "protocol": protocol, "nets": nets, "grid": grid, "seed": seed}
+        facts |= {"repeats": repeats, "baselines": baselines, "predictors": predictors, "robust": robust}
+        found = Evaluation(test=test_url, results=results, robust=robustness(results) if robust else [])
+        _record([one for one in given if isinstance(one, str)], {**facts, "threads": threads, "gpus": gpus}, found)
     return results
+
+
+def _record(urls: Sequence[str], asked: dict[str, Any], found: Evaluation) -> None:
+    """Write what was found into the folders of runs, as far as they are runs and let us."""
+    for url in urls:
+        run = artifact_folder(url).parent
+        if run.exists("config.yaml"):
+            try:
+                write_record(run, {**asked, "test": found.test}, found)
+            except StoreError as error:
+                _log.warning("the results are not kept beside the run: %s", error)
 
 
 def _digest(asked: list[Any]) -> str:

@@ -164,6 +164,7 @@ def evaluate(
             threads=threads,
             gpus=gpus,
             keep=_keep(keep, workers),
+            record=True,
             watcher=terminal,
         )
     finally:

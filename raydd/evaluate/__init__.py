@@ -10,6 +10,7 @@ from raydd.evaluate.grid import parse_grid
 from raydd.evaluate.mapping import MapFunction, sequential
 from raydd.evaluate.matrix import Matrix, arrange
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
+from raydd.evaluate.record import Evaluation, record, recorded
 from raydd.evaluate.request import Request, net_text
 from raydd.evaluate.results import Accuracy, pooled
 from raydd.evaluate.resume import Keeping
@@ -20,6 +21,7 @@ from raydd.evaluate.validate import validate
 __all__ = [
     "PROTOCOLS",
     "Accuracy",
+    "Evaluation",
     "Keeping",
     "MapFunction",
     "Matrix",
@@ -32,6 +34,8 @@ __all__ = [
     "net_text",
     "parse_grid",
     "pooled",
+    "record",
+    "recorded",
     "robust_requests",
     "robustness",
     "sequential",

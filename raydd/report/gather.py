@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydd.distilled import DistilledSet, tensors_from
 from raydd.errors import DataError
-from raydd.evaluate import Accuracy
+from raydd.evaluate import Accuracy, Evaluation, recorded
 from raydd.report.real import RealImages, read_real
 from raydd.store import Folder
 from raydd.text import is_number
@@ -37,6 +37,7 @@ class RunRecord:
         history: Pairs of round and images, float32, the first ones of `ds.images` as they were then; at most eight,
             the last ones included.
         real: Real images of some classes, or None.
+        evaluations: What `raydd evaluate` found of the set since.
         missing: What could not be read, one short sentence a part, by the part's name.
     """
 
@@ -49,6 +50,7 @@ class RunRecord:
     evaluation_seconds: float | None
     history: list[tuple[int, Tensor]]
     real: RealImages | None
+    evaluations: list[Evaluation] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -88,6 +90,7 @@ def gather(run: Folder) -> RunRecord:
         evaluation_seconds=evaluation[1],
         history=history,
         real=real,
+        evaluations=part("evaluations", lambda: recorded(run), []),
         missing=missing,
     )
 

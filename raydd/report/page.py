@@ -14,13 +14,14 @@ from raydd.card import picture
 from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
+from raydd.evaluate import Evaluation
 from raydd.report.gather import RunRecord, gather
 from raydd.report.heat import cross_architecture, published_map, similarity
 from raydd.report.papers import PARTS, SHAPES, Published, published, published_cross
 from raydd.report.pictures import bases, gallery, sheet, strips
 from raydd.report.plots import Curve, chart
 from raydd.report.real import RealImages, keep_real
-from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, scores
+from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, robust_table, scores
 from raydd.store import Folder
 from raydd.text import count_of, duration, is_number, number, size
 
@@ -83,6 +84,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "results": accuracy_table(found, memory=ds.is_memory) if found else None,
         "notes": notes(found),
         "map": cross_architecture(found),
+        "more": [_evaluation(one, memory=ds.is_memory) for one in record.evaluations],
         **_papers(ds, bool(found)),
         "shown": shown,
         "shown_count": sum(len(of_class.tiles) for of_class in shown),
@@ -95,6 +97,20 @@ def context(record: RunRecord) -> dict[str, Any]:
         "facts": facts(record),
         "config": yaml.safe_dump(recipe.config, sort_keys=False, width=100, allow_unicode=True),
         "repeat": _repeat(record.url, recipe.name),
+    }
+
+
+def _evaluation(one: Evaluation, *, memory: bool) -> dict[str, Any]:
+    """Return what the template shows of an evaluation that was made after the run."""
+    found = scores(one.results)
+    table = accuracy_table(found, memory=memory)
+    return {
+        "title": ", ".join(dict.fromkeys(score.way.text for score in found)) if not one.robust else "Robust scores",
+        "test": one.test,
+        "map": cross_architecture(found),
+        "results": table,
+        "robust": robust_table(one.robust) if one.robust else None,
+        "notes": notes(found),
     }
 
 

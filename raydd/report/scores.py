@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from raydd.evaluate import Accuracy
+from raydd.evaluate import Accuracy, Robustness
 from raydd.text import number, size
 
 TITLES = {"distilled": "Distilled set", "random": "Random real images", "whole": "Whole training set"}
@@ -150,6 +150,20 @@ def accuracy_table(found: Sequence[Score], *, memory: bool) -> Table:
         rows,
         tuple((column.name, texts[0]) for column, texts in told if column.name in common),
     )
+
+
+def robust_table(found: Sequence[Robustness]) -> Table:
+    """Return robust scores, and what they are made of in percent, as a table."""
+    parts = {"Gain over random": "gain_over_random", "Loss by hard labels": "hard_label_loss"}
+    parts |= {"Gain, augmented": "augmented_gain", "Gain, not augmented": "plain_gain"}
+    names = ["Label-robust score", "Augmentation-robust score", *parts]
+
+    def row(one: Robustness) -> Row:
+        values = [f"{one.lrs:.3f}", f"{one.ars:.3f}"]
+        values += [f"{100 * getattr(one, key):+.1f}" for key in parts.values()]
+        return Row(one.set or TITLES["distilled"], tuple((value, "") for value in values), own=True)
+
+    return Table("Set", tuple(Column(name, True) for name in names), tuple(row(one) for one in found))
 
 
 def _is_own(score: Score) -> bool:

@@ -117,7 +117,7 @@ def test_a_template_runs_as_it_stands(method: str, work: Path, shards: dict[str,
     assert raydd.load(facts["run"]).recipe.method == method
 
 
-def test_evaluate(finished: Path, shards: dict[str, str]) -> None:
+def test_evaluate(copied: Path, shards: dict[str, str]) -> None:
     options = [
         "--test",
         shards["test"],
@@ -126,14 +126,18 @@ def test_evaluate(finished: Path, shards: dict[str, str]) -> None:
         "--nets",
         "convnet:width=2:depth=1,frepo_convnet:width=2:depth=1",
     ]
-    results = command(finished, "evaluate", "runs/a", *options, "--json").facts["results"]
+    results = command(copied, "evaluate", "runs/a", *options, "--json").facts["results"]
     assert [result["net"].split(":")[0] for result in results] == ["convnet", "frepo_convnet"]
     for result in results:
         assert result.keys() >= {*ACCURACY, "of", "storage_bytes"}
         assert (result["of"], result["storage_bytes"], result["protocol"]) == ("distilled", 2640, "dsa")
         assert (result["set"], result["images_per_class"], result["stored_images_per_class"]) == ("runs/a", 1, 1)
         assert (result["lr"], result["augment"]) == (0.01, "dsa:color_crop_cutout_scale_rotate")
-    assert not (finished / "evaluations").exists()
+    assert not (copied / "evaluations").exists()
+    (kept,) = (copied / "runs/a/evaluations").iterdir()
+    told = json.loads(kept.read_text())["results"]
+    assert [{key: value for key, value in one.items() if key != "each"} for one in told] == results
+    assert json.loads((copied / "runs/a/evaluation.json").read_text())["asked"]["repeats"] == 1
 
 
 def test_evaluate_a_matrix(copied: Path, shards: dict[str, str]) -> None:

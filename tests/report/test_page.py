@@ -14,11 +14,12 @@ from PIL import Image
 from raydd.config import flat
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError
+from raydd.evaluate import Accuracy, Evaluation, Robustness, record
 from raydd.report import RealImages, write_report
 from raydd.report.gather import RunRecord, gather
 from raydd.report.page import context, render
 from raydd.report.pictures import shown_classes
-from raydd.store import Folder
+from raydd.store import Folder, load_manifest
 from raydd.text import count_of, duration, size
 from tests.report.conftest import HOSTILE, accuracy, make_memory, make_real, make_set
 
@@ -300,6 +301,30 @@ def test_several_networks_are_a_heat_map(make_run):
     # Once, though it holds for seven rows.
     assert page.words.count("Distilled set: seen before.") == 1
     assert "Learning rate 0.01" in page.words
+
+
+def test_what_was_evaluated_since_stands_below(make_run):
+    run = make_run()
+    more = [accuracy("distilled", 40.0 + i, net=net, set="runs/toy") for i, net in enumerate(("alexnet", "vgg11"))]
+    asked = {"nets": ["alexnet", "vgg11"]}
+    found = Evaluation(test="s3://b/test", results=[Accuracy.from_json(one) for one in more], robust=[])
+    where = record(run, asked, found)
+    assert record(run, asked, found) == where, "the same command writes the same file"
+    scores = {"hard_label_loss": 0.125, "gain_over_random": 0.25, "augmented_gain": 0.5, "plain_gain": -0.0625}
+    robust = Robustness(set="runs/toy", lrs=0.4321, ars=0.5678, **scores)
+    record(run, {"robust": True}, Evaluation(test="s3://b/test", results=found.results, robust=[robust]))
+    words = page_of(run).words
+    assert words.count("By raydd evaluate , on s3://b/test.") == 2
+    for text in ("alexnet 40.0 vgg11 41.0", "Robust scores", "0.432 0.568 +25.0 +12.5 +50.0 -6.2"):
+        assert text in words, text
+    assert "83.2" in words, "what distill found stays"
+    run.delete("evaluation.json")
+    assert "The set was not evaluated" not in page_of(run).words
+    name = where.removeprefix(run.url + "/")
+    run.write_json(name, {**run.record(name), "set": "another"})
+    assert page_of(run).words.count("By raydd evaluate") == 1
+    run.write_json(name, {"set": load_manifest(run.folder("distilled")).files["data.safetensors"].sha256, "results": 3})
+    assert f"Later evaluations: The record could not be read: {where} was altered" in page_of(run).words
 
 
 def test_what_a_memory_is_made_of(make_run):
