@@ -12,7 +12,7 @@ from raydd.errors import UserError
 from raydd.evaluate.matrix import short_nets
 from raydd.report.gather import RunRecord, gather
 from raydd.report.page import facts, ipc_of, render
-from raydd.report.pictures import first_of_each, png_uri, shown_classes, shrunk
+from raydd.report.pictures import first_of_each, png_uri, shown_classes, shrunk, stretch, visible
 from raydd.report.plots import Curve, chart
 from raydd.report.scores import Column, Row, Score, Table, percent_of, scores
 from raydd.store import Folder
@@ -155,7 +155,7 @@ def images(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
 def _learned(record: RunRecord, name: str) -> str | None:
     ds = record.ds
     first = first_of_each(ds, len(ds)).get(ds.classes.index(name)) if name in ds.classes else None
-    return None if first is None else png_uri(shrunk(ds.preprocessing.pixels(ds.images[first : first + 1]))[0])
+    return None if first is None else png_uri(shrunk(visible(ds, ds.images[first : first + 1], stretch(ds)))[0])
 
 
 def _curves(records: Sequence[RunRecord]) -> dict[str, Any]:

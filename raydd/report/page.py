@@ -18,7 +18,7 @@ from raydd.evaluate import Evaluation
 from raydd.report.gather import RunRecord, gather
 from raydd.report.heat import cross_architecture, published_map, similarity
 from raydd.report.papers import PARTS, SHAPES, Published, published, published_cross
-from raydd.report.pictures import bases, gallery, sheet, strips
+from raydd.report.pictures import bases, gallery, sheet, stretch, strips, visible
 from raydd.report.plots import Curve, chart
 from raydd.report.real import RealImages, keep_real
 from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, robust_table, scores
@@ -51,7 +51,7 @@ def write_report(run: Folder, real: RealImages | None = None) -> str:
     record = gather(run)
     ds = record.ds
     order = ds.targets.argsort(stable=True)[:MOST_IN_PICTURE]
-    run.write("images.png", picture(ds.preprocessing.pixels(ds.images[order]), ds.recipe_columns()))
+    run.write("images.png", picture(visible(ds, ds.images[order], stretch(ds)), ds.recipe_columns()))
     run.write("report.html", render("page.html", context(record)).encode())
     return f"{run.url}/report.html"
 
@@ -87,6 +87,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "more": [_evaluation(one, memory=ds.is_memory) for one in record.evaluations],
         **_papers(ds, bool(found)),
         "shown": shown,
+        "stretch": stretch(ds),
         "shown_count": sum(len(of_class.tiles) for of_class in shown),
         "few": max((len(of_class.tiles) for of_class in shown), default=0) < FEW_TILES,
         "has_real": any(of_class.real for of_class in shown),

@@ -21,6 +21,9 @@ STRIP_BYTES = 2_000_000
 MOST_BASES = 64
 SHEET_PIXELS = 600_000
 TOP = 3
+FAINT = 0.35  # of black to white: images of a memory that span less are shown with their contrast stretched
+STRETCHED = 0.8
+MOST_STRETCH = 50.0
 SMALL = 64  # edge in pixels that suffices where images are looked at side by side
 
 
@@ -77,6 +80,31 @@ def shrunk(pixels: Tensor, most: int = SMALL) -> Tensor:
     return pixels if factor == 1 else avg_pool2d(pixels.float(), factor, ceil_mode=True).round().byte()
 
 
+def stretch(ds: DistilledSet) -> float:
+    """Return by how much the contrast of a set's images is to be raised for people to see something; 1 for not at all.
+
+    The images of an addressed memory are sums of bases that nothing keeps at the size of real pixels: a network that is
+    trained on them does not mind, but on a screen they are all grey. One factor for the whole set, so that its images can be
+    compared.
+    """
+    if not ds.is_memory or not len(ds):
+        return 1.0
+    # In portions, because whitened images are float64 on their way back; some of them tell enough.
+    some = torch.linspace(0, len(ds) - 1, min(len(ds), 500)).round().long()
+    spans = [ds.preprocessing.inverse(ds.images[part]).flatten(1).aminmax(dim=1) for part in some.split(100)]
+    span = float(torch.cat([high - low for low, high in spans]).median())
+    return 1.0 if span >= FAINT else min(MOST_STRETCH, STRETCHED / max(span, 1e-12))
+
+
+def visible(ds: DistilledSet, images: Tensor, factor: float) -> Tensor:
+    """Return images of a set, float32 (n, C, H, W), as uint8 pixels with the contrast that `stretch` told, about their means."""
+    if factor == 1:
+        return ds.preprocessing.pixels(images)
+    light = ds.preprocessing.inverse(images)
+    mean = light.mean((1, 2, 3), keepdim=True)
+    return (255 * (mean + factor * (light - mean))).round().clamp(0, 255).byte()
+
+
 def shown_classes(num_classes: int, shape: Sequence[int], most: int | None = None) -> list[int]:
     """Return the classes of which images are shown: all, or as many as fit, evenly spread over all of them.
 
@@ -111,10 +139,11 @@ def gallery(ds: DistilledSet, real: Mapping[int, Tensor]) -> list[OfClass]:
     each = max(1, affordable(shape) // len(ds.classes))
     ids = {c: (targets == c).nonzero()[:each, 0] for c in shown_classes(len(ds.classes), shape)}
     flat = torch.cat(list(ids.values()))
+    factor = stretch(ds)
     largest = float(ds.labels[flat].max()) if ds.labels.ndim == 2 and len(flat) else 1.0
     found = []
     for c, of_class in ids.items():
-        pixels = ds.preprocessing.pixels(ds.images[of_class]) if len(of_class) else ()
+        pixels = visible(ds, ds.images[of_class], factor) if len(of_class) else ()
         tiles = tuple(
             Tile(uri=png_uri(image), strongest=_strongest(ds, i, largest))
             for i, image in zip(of_class.tolist(), pixels, strict=True)
@@ -150,7 +179,8 @@ def strips(ds: DistilledSet, history: Sequence[tuple[int, Tensor]]) -> list[Stri
     most = max(1, min(MOST_STRIPS, STRIP_BYTES // (_uri_bytes(least) * len(history))))
     classes = [list(firsts)[k] for k in shown_classes(len(firsts), least, most)]
     ids = torch.tensor([firsts[c] for c in classes])
-    pixels = [(round, shrunk(ds.preprocessing.pixels(images[ids]))) for round, images in history]
+    factor = stretch(ds)
+    pixels = [(round, shrunk(visible(ds, images[ids], factor))) for round, images in history]
     return [
         Strip(name=ds.classes[c], frames=tuple((round, png_uri(frame[i])) for round, frame in pixels))
         for i, c in enumerate(classes)
@@ -171,7 +201,8 @@ def sheet(ds: DistilledSet) -> tuple[str, tuple[int, int]]:
     ids = torch.tensor(list(first_of_each(ds, len(ds)).values()))
     edge = max(8, min(SMALL, int((SHEET_PIXELS / len(ids)) ** 0.5)))
     # In portions, because whitened images are float64 on their way back.
-    pixels = torch.cat([shrunk(ds.preprocessing.pixels(ds.images[part]), edge) for part in ids.split(100)])
+    factor = stretch(ds)
+    pixels = torch.cat([shrunk(visible(ds, ds.images[part], factor), edge) for part in ids.split(100)])
     n, channels, height, width = pixels.shape
     columns = min(n, max(1, round((1.6 * n) ** 0.5)))
     rows = -(-n // columns)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -18,7 +19,7 @@ from raydd.evaluate import Accuracy, Evaluation, Robustness, record
 from raydd.report import RealImages, write_report
 from raydd.report.gather import RunRecord, gather
 from raydd.report.page import context, render
-from raydd.report.pictures import shown_classes
+from raydd.report.pictures import shown_classes, stretch
 from raydd.store import Folder, load_manifest
 from raydd.text import count_of, duration, size
 from tests.report.conftest import HOSTILE, accuracy, make_memory, make_real, make_set
@@ -338,6 +339,28 @@ def test_what_a_memory_is_made_of(make_run):
     # 4 x 48 numbers of bases and 3 x 5 x 4 of addresses, beside 3 x 192 of an image a class.
     assert "Images a class 5" in page.words
     assert f"Images a class, by storage {(192 + 60) / 576:.3g}" in page.words
+
+
+def span(image: Image.Image) -> int:
+    return max(high - low for low, high in image.getextrema())
+
+
+def test_a_faint_memory_can_be_seen(make_run):
+    """Recalled images that would all be one grey: their contrast is raised, and the page says so."""
+    strong = make_memory()
+    extras = {**strong.extras, "bases": strong.extras["bases"] / 200}
+    faint = replace(strong, images=strong.images / 200, extras=extras)
+    run = make_run(faint, bare=True)
+    page = page_of(run)
+    assert "Their contrast is faint and is shown " in page.words
+    for image in (image for image in page.images if image["alt"].startswith("Image ")):
+        assert span(pixels_of(image["src"])) > 30
+    assert span(Image.open(io.BytesIO(run.read("images.png"))).crop((2, 2, 50, 50))) > 30
+    for other in (strong, make_set()):
+        assert "contrast is faint" not in page_of(make_run(other, bare=True, name="other")).words
+        assert stretch(other) == 1
+    even = replace(strong, images=torch.zeros_like(strong.images))
+    assert 1 < stretch(even) < 100
 
 
 def test_similarity_of_many_classes_is_a_picture(make_run):
