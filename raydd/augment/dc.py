@@ -1,4 +1,4 @@
-"""The augmentation that DC's networks are evaluated with on MNIST.
+"""The augmentation that DC's networks are evaluated with on MNIST, and ConvNets with BatchNorm on any data set.
 
 Zhao, Mopuri & Bilen, "Dataset Condensation with Gradient Matching", ICLR 2021, and the authors' code: every image gets an
 operation of its own, uniformly drawn. What a crop or a rotation uncovers is filled with the batch's mean, what a shrunk
@@ -17,9 +17,9 @@ from torch import Tensor
 from raydd.augment import warp
 from raydd.augment.params import Params, parse, rows, uniform
 
-OPS = ("crop", "scale", "rotate")
+OPS = ("crop", "scale", "rotate", "noise")
 
-_PAD, _SCALE, _DEGREES = 4, 0.2, 45
+_PAD, _SCALE, _DEGREES, _NOISE = 4, 0.2, 45, 0.001
 
 
 def draw(strategy: str, gen: torch.Generator, count: int, shape: tuple[int, int, int]) -> Params:
@@ -34,7 +34,7 @@ def draw(strategy: str, gen: torch.Generator, count: int, shape: tuple[int, int,
     Returns:
         Row i of `choice` is the place in `OPS` of image i's operation. `y`, `x`: the corner of the window in the image
         padded by 4 pixels, 0 to 7. `height`, `width`: the scaled image's, each 0.8 to 1.2 times the image's, cut to
-        whole pixels. `degrees`: whole, -45 to 44.
+        whole pixels. `degrees`: whole, -45 to 44. `noise`, where the strategy has it: float32 (count, *shape), N(0, 0.001).
 
     Raises:
         ConfigError: The strategy names an unknown operation.
@@ -45,6 +45,8 @@ def draw(strategy: str, gen: torch.Generator, count: int, shape: tuple[int, int,
     for side, pixels in (("height", shape[1]), ("width", shape[2])):
         values[side] = (uniform(gen, count, 1 - _SCALE, 1 + _SCALE) * pixels).long()
     values["degrees"] = torch.randint(-_DEGREES, _DEGREES, (count,), generator=gen).float()
+    if "noise" in parse(strategy, OPS):
+        values["noise"] = _NOISE * torch.randn(count, *shape, generator=gen)
     return Params(strategy, values)
 
 
@@ -58,7 +60,8 @@ def apply(x: Tensor, params: Params) -> Tensor:
     mean = x.mean((0, 2, 3), keepdim=True)
     moved = (_crop(x - mean, p) + mean, _scale(x, p), warp.rotate(x - mean, p["degrees"]) + mean)
     choice = p["choice"][:, None, None, None]
-    return torch.where(choice == 0, moved[0], torch.where(choice == 1, moved[1], moved[2]))
+    done = torch.where(choice == 0, moved[0], torch.where(choice == 1, moved[1], moved[2]))
+    return torch.where(choice == OPS.index("noise"), x + p["noise"], done) if "noise" in p else done
 
 
 def per_image(strategy: str) -> Callable[[Tensor, torch.Generator], Tensor]:

@@ -101,7 +101,7 @@ class Shared:
 
     def protocol_of(self, item: Item) -> Protocol:
         """Return how an item's networks are trained."""
-        protocol = PROTOCOLS[self.protocol].on(self.data)
+        protocol = PROTOCOLS[self.protocol].on(self.data, item.net)
         return protocol.fitted(self.labels_of(item.of), lr=item.lr, augment=item.augment)
 
 

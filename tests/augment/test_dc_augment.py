@@ -18,6 +18,8 @@ def images(n: int = 3, channels: int = 1, size: int = 28) -> Tensor:
 def params(n: int, op: str, **values: float) -> Params:
     neutral = {"y": 4, "x": 4, "height": 28, "width": 28, "degrees": 0.0, **values}
     tensors = {name: torch.full((n,), value) for name, value in neutral.items()}
+    if op == "noise":
+        tensors["noise"] = torch.zeros(n, 1, 28, 28)
     return Params(ALL, {"choice": torch.full((n,), dc.OPS.index(op)), **tensors})
 
 
@@ -85,7 +87,18 @@ def test_per_image_is_a_keyed_draw_for_the_batch() -> None:
 
 
 def test_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(ConfigError, match="one or more of crop, scale, rotate, joined by '_', got 'flip'"):
+    with pytest.raises(ConfigError, match="one or more of crop, scale, rotate, noise, joined by '_', got 'flip'"):
         dc.per_image("crop_flip")
     with pytest.raises(DataError, match="drawn for 3 images cannot be applied to 2"):
         dc.apply(images(2), params(3, "crop"))
+
+
+def test_noise_is_small_and_every_pixels_own() -> None:
+    batch = images(400, channels=3, size=8)
+    drawn = dc.draw("crop_noise", torch.Generator().manual_seed(0), 400, (3, 8, 8))
+    noisy = drawn.values["choice"] == dc.OPS.index("noise")
+    assert int(noisy.sum()) == pytest.approx(200, abs=40)
+    added = dc.apply(batch, drawn)[noisy] - batch[noisy]
+    assert float(added.std()) == pytest.approx(1e-3, rel=0.05)
+    assert float(added[0, 0, 0, 0]) != float(added[0, 0, 0, 1])
+    assert "noise" not in dc.draw(ALL, torch.Generator().manual_seed(0), 5, (1, 28, 28)).values

@@ -46,6 +46,16 @@ def test_dc_trains_longer_on_mnist_where_it_augments(data: str, epochs: int):
     assert protocol.net(NETS["convnet"](norm="batch")).norm == "instance"
 
 
+@pytest.mark.parametrize("data", ["cifar10", "mnist"])
+def test_dc_augments_for_a_convnet_with_batch_norm(data: str):
+    protocol = DC.on(data, NETS["convnet"](norm="batch").model_dump())
+    assert protocol.operations(handwritten=False) == "dc:crop_noise"
+    assert protocol.recipe(10).num_updates(10) == 1001
+    for net in (NETS["convnet"](norm="group"), NETS["resnet18"](norm="batch")):
+        assert DC.on(data, net.model_dump()) is DC.on(data)
+    assert DSA.on(data, NETS["convnet"](norm="batch").model_dump()) is DSA
+
+
 def test_a_protocol_without_variants_is_the_same_on_all_data():
     assert all(DSA.on(data) is DSA for data in ("mnist", "cifar10"))
 
