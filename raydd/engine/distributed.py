@@ -17,7 +17,7 @@ from raydd.engine.group import PeerLost, Place
 from raydd.engine.held import Exchange, join
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap
-from raydd.engine.telemetry import places
+from raydd.engine.telemetry import nodes_of
 from raydd.engine.validation import Ask, Score, score_of
 from raydd.engine.work import Arrays, Reply, bytes_of
 from raydd.errors import EngineError, RaydError
@@ -280,7 +280,7 @@ class RayExecutor(Executor):
 
     def where(self) -> dict[str, int]:
         """See the base class."""
-        return places(self.hands)
+        return nodes_of(self.hands)
 
     def end(self) -> None:
         """See the base class."""

@@ -27,7 +27,9 @@ class Meter:
         tags = {"method": method}
         self.rounds = Counter("raydd_rounds", "Rounds done", ("method",))
         self.seconds = Counter("raydd_phase_seconds", "Seconds of the round loop by phase", ("method", "phase"))
-        self.bytes = Counter("raydd_exchanged_bytes", "Bytes of variables and gradients to workers and back", ("method",))
+        self.bytes = Counter(
+            "raydd_exchanged_bytes", "Bytes of variables and gradients to workers and back", ("method",)
+        )
         self.faults = Counter("raydd_faults", "Losses of workers", ("method",))
         self.workers = Gauge("raydd_workers", "Workers of the run", ("method",))
         self.round = Gauge("raydd_round", "The run's round", ("method",))
@@ -56,15 +58,15 @@ class Meter:
             counter.inc(more, tags or {})
 
 
-def places(hands: Sequence[Hand]) -> dict[str, int]:
+def nodes_of(hands: Sequence[Hand]) -> dict[str, int]:
     """Return how many workers are on each node, by its address; those that do not answer are left out."""
     try:
-        return _places(hands)
+        return _nodes_of(hands)
     except (RayError, RuntimeError, OSError):
         return {}
 
 
-def _places(hands: Sequence[Hand]) -> dict[str, int]:
+def _nodes_of(hands: Sequence[Hand]) -> dict[str, int]:
     pings = [hand.actor.ping.remote() for hand in hands]
     ready, _ = ray.wait(pings, num_returns=len(pings), timeout=PING_S) if pings else ([], [])
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}

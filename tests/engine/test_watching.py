@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 
 import raydd
 from raydd.api import Silent
@@ -331,20 +332,21 @@ def test_on_ray(digits: str, tmp_path: Path, quick: None, ray_address: str, monk
         sums[name] = sums.get(name, 0.0) + value
 
     monkeypatch.setattr(telemetry.Counter, "inc", inc)
-    run, seen = f"{tmp_path}/dm-2", {}
+    run, seen = f"{tmp_path}/frepo-2", {}
 
     def look() -> None:
         seen.update(wait_for(lambda: (facts := show(run)).get("nodes") and facts))
 
-    raydd.distill(toy("dm", digits, str(tmp_path), workers=2), watcher=At({8: look}))
+    raydd.distill(toy("frepo", digits, str(tmp_path), workers=2), watcher=At({8: look}))
     import ray
 
     (node,) = {node["NodeManagerAddress"] for node in ray.nodes()}
     assert seen["nodes"] == {node: 2}
     assert dict(run_lines(seen))["workers"] == f"2 (2 on {node})"
     assert sums["raydd_rounds"] == 12
-    # Ten gradients of 2 images a class, and the variables to each of two workers.
-    once = show(run)["exchanged_bytes"] / 12
-    assert sums["raydd_exchanged_bytes"] == 12 * once == 12 * 3 * 20 * 64 * 4
+    # The variables to each of two workers, and the gradients of five members back.
+    variables = Folder(run).read("checkpoints/00000012/variables.safetensors")
+    size = sum(value.nbytes for value in safetensors.torch.load(variables).values())
+    assert sums["raydd_exchanged_bytes"] == show(run)["exchanged_bytes"] == 12 * 7 * size
     assert "raydd_faults" not in sums
     assert sums["raydd_phase_seconds.slots"] > sums["raydd_phase_seconds.update"] > 0
