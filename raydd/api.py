@@ -2,92 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-
-from raydd.config import Config, EngineConfig, config_from, load_config, validate
+from raydd.config import Config, config_from, load_config, validate
 from raydd.config.load import apply_overrides
 from raydd.config.train import TrainConfig
-from raydd.data.pack import pack
-from raydd.data.sources import is_source, parse
-from raydd.distilled import DistilledSet, artifact_folder
-from raydd.engine.coordinator import Progress, read_metrics
+from raydd.data.sources import is_source
+from raydd.distilled import DistilledSet
+from raydd.engine.coordinator import read_metrics
 from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import Executor, open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.engine.tracking import check_trackers
 from raydd.engine.training import plan_training, train_network
-from raydd.errors import DataError, StoreError, UserError
-from raydd.evaluate import Accuracy, Evaluation, Keeping, Request, pooled, robust_requests, robustness
+from raydd.errors import DataError, UserError
+from raydd.evaluate import Accuracy, Keeping, Request, pooled
 from raydd.evaluate import evaluate_all as score_all
-from raydd.evaluate import record as write_record
+from raydd.evaluating import EvaluateOptions, evaluate_sets
 from raydd.export import Exported, check_lossless
 from raydd.export import export as write_export
 from raydd.live import read_accuracies
+from raydd.packing import beside, pack_once, packed, packed_at, packed_size
 from raydd.seeding import derive
 from raydd.store import Folder, Lease, load_manifest
+from raydd.watchers import Silent, Watcher
 
 _log = logging.getLogger("raydd")
-
-
-class Watcher(Protocol):
-    """Is told how long work goes on. Every method may be called often."""
-
-    def packing(self, done: int, total: int) -> None:
-        """Images packed."""
-        ...
-
-    def round(self, progress: Progress) -> None:
-        """A round is done."""
-        ...
-
-    def evaluating(self, done: int, total: int) -> None:
-        """Networks trained."""
-        ...
-
-    def exporting(self, done: int, total: int) -> None:
-        """Images written in another format."""
-        ...
-
-    def training(self, done: int, total: int, loss: float) -> None:
-        """Updates of a network done, and the loss of the last."""
-        ...
-
-    def say(self, text: str) -> None:
-        """Something worth a line."""
-        ...
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def packing(self, done: int, total: int) -> None:
-        """Ignore it."""
-
-    def round(self, progress: Progress) -> None:
-        """Ignore it."""
-
-    def evaluating(self, done: int, total: int) -> None:
-        """Ignore it."""
-
-    def exporting(self, done: int, total: int) -> None:
-        """Ignore it."""
-
-    def training(self, done: int, total: int, loss: float) -> None:
-        """Ignore it."""
-
-    def say(self, text: str) -> None:
-        """Ignore it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +121,7 @@ def prepare(config: Config, watcher: Watcher | None = None) -> Plan:
     """Pack what must be packed and check the config against the data."""
     watcher = watcher or Silent()
     check_trackers(config.track)
-    train, test = _packed(config, watcher)
+    train, test = packed(config, watcher)
     return plan_run(config, train, test)
 
 
@@ -238,8 +184,8 @@ def report(run: str) -> str:
     folder = _run_at(run)
     config = load(folder.url).recipe.config
     data = config.get("data", {})
-    train, beside = str(data.get("train", "")), _beside(str(config.get("store", "runs")))
-    return _write_report(folder, _packed_at(train, beside, "train", data.get("size")) if is_source(train) else train)
+    train, place = str(data.get("train", "")), beside(str(config.get("store", "runs")))
+    return _write_report(folder, packed_at(train, place, "train", data.get("size")) if is_source(train) else train)
 
 
 def compare(runs: Sequence[str]) -> str:
@@ -348,24 +294,7 @@ def _score(
 
 
 def evaluate(
-    ds: DistilledSet | str | Sequence[DistilledSet | str],
-    *,
-    test: str,
-    train: str | None = None,
-    protocol: str | None = None,
-    nets: Sequence[str] | None = None,
-    grid: Mapping[str, Sequence[str]] | None = None,
-    repeats: int = 5,
-    baselines: Sequence[str] = (),
-    predictors: Sequence[str] = ("train",),
-    robust: bool = False,
-    seed: int = 0,
-    workers: int = 0,
-    threads: int = 1,
-    gpus: float | None = None,
-    keep: str | None = None,
-    record: bool = False,
-    watcher: Watcher | None = None,
+    ds: DistilledSet | str | Sequence[DistilledSet | str], *, watcher: Watcher | None = None, **options: Any
 ) -> list[Accuracy]:
     """Train networks from scratch on distilled sets and score them on a test split.
 
@@ -374,91 +303,14 @@ def evaluate(
 
     Args:
         ds: The set or its URL, or several of them.
-        test: Packed test shards, or a SOURCE whose test split is packed first.
-        train: Packed training shards or a SOURCE, for baselines and for choices on their validation part.
-        protocol: By default the one of each set's method.
-        nets: Such as `convnet` or `convnet:width=64`; by default the network that each set was distilled with, or the
-            protocol's own.
-        grid: Options of those networks that are varied, with their values, in every combination.
-        repeats: Networks of each kind.
-        baselines: Out of `raydd.config.BASELINES`.
-        predictors: Out of `train` (the networks themselves), `krr` (kernel ridge regression on their features) and `knn`.
-        robust: Score all that the label-robust and the augmentation-robust score are made of.
-        seed: Names initialisations, orders and augmentations.
-        workers: Processes on a Ray cluster; 0: this process.
-        threads: Torch threads of each, which are part of the numerics.
-        gpus: GPUs of each; by default one where this process does the work and sees one, else none.
-        keep: Folder, at any fsspec URL that workers reach too, where finished networks are kept until all are, so that the
-            same call goes on where it was stopped; by default none are.
-        record: Write the results into the folders of those sets that are runs, for their reports, where they can be
-            written to.
         watcher: Is told of progress.
+        options: The fields of `raydd.evaluating.EvaluateOptions`, such as `test="shards/test"` (which must be given),
+            `protocol="dsa"`, `nets=["convnet"]` and `repeats=5`.
 
     Raises:
         UserError: When sets, splits, protocol, networks or baselines do not fit each other.
     """
-    given = [ds] if isinstance(ds, DistilledSet | str) else list(ds)
-    sets = [load(one) if isinstance(one, str) else one for one in given]
-    watcher = watcher or Silent()
-    keep_heap()
-    shards, size = Folder("shards").url, _packed_size(sets[0]) if sets else None
-    test_url = _pack_once(test, shards, "test", size, watcher)
-    train_url = _pack_once(train, shards, "train", size, watcher) if train is not None else None
-    if gpus is None:
-        gpus = float(not workers and torch.cuda.is_available())
-    raw = {"workers": workers, "cpus_per_worker": threads, "gpus_per_worker": gpus}
-    engine = validate(EngineConfig, raw, where="evaluate")
-    names = _names([one if isinstance(one, str) else one.recipe.name for one in given])
-    options: dict[str, Any] = {"protocol": protocol, "nets": nets, "grid": grid or {}, "predictors": predictors}
-    requests = [
-        Request(ds=one, name=name, baselines=baselines, **options) for one, name in zip(sets, names, strict=True)
-    ]
-    if robust:
-        requests = [wanted for request in requests for wanted in robust_requests(request)]
-    with numerics(engine), open_executor(engine) as executor:
-        asked = [names, test_url, train_url, protocol, nets, grid, repeats, baselines, predictors, robust, seed]
-        kept = None if keep is None else Folder(keep)
-        keeping = None if kept is None else Keeping(map=executor.map, folder=kept.folder(_digest(asked)))
-        results = score_all(
-            [with_coresets(request, train=train_url, engine=engine, executor=executor) for request in requests],
-            test=test_url,
-            train=train_url,
-            repeats=repeats,
-            seed=seed,
-            device="cuda" if engine.gpus_per_worker else "cpu",
-            map=keeping or executor.map,
-            on_result=watcher.evaluating,
-        )
-    if kept is not None:
-        kept.delete(*kept.list(f"{_digest(asked)}/"))
-    if record:
-        facts = {"names": names, "train": train_url, "protocol": protocol, "nets": nets, "grid": grid, "seed": seed}
-        facts |= {"repeats": repeats, "baselines": baselines, "predictors": predictors, "robust": robust}
-        found = Evaluation(test=test_url, results=results, robust=robustness(results) if robust else [])
-        _record([one for one in given if isinstance(one, str)], {**facts, "threads": threads, "gpus": gpus}, found)
-    return results
-
-
-def _record(urls: Sequence[str], asked: dict[str, Any], found: Evaluation) -> None:
-    """Write what was found into the folders of runs, as far as they are runs and let us."""
-    for url in urls:
-        run = artifact_folder(url).parent
-        if run.exists("config.yaml"):
-            try:
-                write_record(run, {**asked, "test": found.test}, found)
-            except StoreError as error:
-                _log.warning("the results are not kept beside the run: %s", error)
-
-
-def _digest(asked: list[Any]) -> str:
-    """Return a short name for whatever is asked, so that two evaluations that keep networks do not meet."""
-    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()[:16]
-
-
-def _names(texts: Sequence[str]) -> list[str]:
-    """Return what results call the sets: their texts, numbered where two are the same."""
-    counts = [texts[:i].count(text) for i, text in enumerate(texts)]
-    return [f"{text} ({count + 1})" if count else text for text, count in zip(texts, counts, strict=True)]
+    return evaluate_sets(ds, EvaluateOptions(**options), watcher or Silent())
 
 
 def export(ds: DistilledSet | str, dest: str, format: str, *, watcher: Watcher | None = None) -> Exported:
@@ -512,10 +364,10 @@ def train(
     engine = {**options.pop("engine", {}), "workers": workers}
     raw = {"data": data, "net": net, "test": test, "engine": engine, **options}
     config = validate(TrainConfig, apply_overrides(raw, overrides), where="train")
-    beside = _beside(config.store)
-    packed = {"data": _pack_once(config.data, beside, "train", None, watcher)}
+    place = beside(config.store)
+    packed = {"data": pack_once(config.data, place, "train", None, watcher)}
     if config.test is not None:
-        packed["test"] = _pack_once(config.test, beside, "test", _size_of(config), watcher)
+        packed["test"] = pack_once(config.test, place, "test", _size_of(config), watcher)
     if not is_source(config.data):
         check_lossless(config.data)
     job = plan_training(config.model_copy(update=packed))
@@ -525,64 +377,11 @@ def train(
 def _size_of(config: TrainConfig) -> int | None:
     """Return what a SOURCE of test images is resized to: as it was where a set comes from."""
     shards = is_source(config.data) or Folder(config.data).exists("index.json")
-    return None if shards or not is_source(config.test or "") else _packed_size(load(config.data))
-
-
-def _packed_size(ds: DistilledSet) -> int | None:
-    """Return the `data.size` of the run that made a set: a SOURCE is packed as it was there."""
-    data = ds.recipe.config.get("data")
-    size = data.get("size") if isinstance(data, dict) else None
-    return size if isinstance(size, int) else None
-
-
-def _packed(config: Config, watcher: Watcher) -> tuple[str, str | None]:
-    """Return the URLs of the packed training and test splits, after packing what is a SOURCE."""
-    data, beside = config.data, _beside(config.store)
-    train = _pack_once(data.train, beside, "train", data.size, watcher)
-    if data.test is not None:
-        return train, _pack_once(data.test, beside, "test", data.size, watcher)
-    if is_source(data.train) and parse(data.train).test_split in parse(data.train).splits:
-        return train, _pack_once(data.train, beside, "test", data.size, watcher)
-    return train, None
-
-
-def _beside(store: str) -> str:
-    """Return the folder of shards beside a store; inside it where the store is a bucket's root."""
-    folder = Folder(store)
-    try:
-        return folder.parent.folder("shards").url
-    except StoreError:
-        return folder.folder("shards").url
-
-
-def _pack_once(source: str, shards: str, split: str, size: int | None, watcher: Watcher) -> str:
-    """Return packed shards as they are; pack a SOURCE first, under a name of its own."""
-    if not is_source(source):
-        return source
-    dest = _packed_at(source, shards, split, size)
-    pack(source, dest, split=split, size=size, workers=_packers(source.partition(":")[0]), progress=watcher.packing)
-    return dest
-
-
-def _packed_at(source: str, shards: str, split: str, size: int | None) -> str:
-    """Return where a split of a SOURCE is packed."""
-    kind, _, root = source.partition(":")
-    name = "-".join(filter(None, [kind, _short(root), str(size) if size else ""]))
-    return Folder(shards).folder(name, split).url
-
-
-def _short(root: str) -> str:
-    if not root:
-        return ""
-    where = root if "://" in root else str(Path(root).resolve())
-    return f"{Path(root).name}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
-
-
-def _packers(kind: str) -> int:
-    return 1 if kind == "digits" else os.cpu_count() or 1
+    return None if shards or not is_source(config.test or "") else packed_size(load(config.data))
 
 
 __all__ = [
+    "EvaluateOptions",
     "Run",
     "Silent",
     "Watcher",

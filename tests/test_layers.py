@@ -22,7 +22,7 @@ LAYERS = (
     ("methods", "evaluate", "training"),
     ("engine",),
     ("sweep", "report"),
-    ("api", "catalogue", "live", "doctor", "terminal", "cli", ""),
+    ("watchers", "packing", "evaluating", "api", "catalogue", "live", "doctor", "terminal", "cli", ""),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {("methods", "evaluate"), ("evaluate", "methods")}

@@ -90,7 +90,7 @@ def test_third_parties_announce_methods_and_cannot_replace_ours() -> None:
 
 @pytest.mark.usefixtures("announced")
 def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    from raydd.cli import methods as verb
+    from raydd.cli.facts import methods as verb
 
     verb()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ours"))

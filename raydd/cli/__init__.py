@@ -1,0 +1,44 @@
+"""The verbs of `raydd`. Each reads its words, calls one function of the library, and prints what came of it.
+
+Exit codes: 0 done; 2 the user's mistake, told in one line; 1 anything else; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+# What they define is the program; `app` comes complete from here.
+from raydd.cli import work  # isort: skip
+from raydd.cli import facts  # isort: skip
+from raydd.cli.words import app
+from raydd.errors import RaydError
+
+__all__ = ["app", "facts", "main", "work"]
+
+_received: list[int] = []
+
+
+def _on_signal(number: int, _: object) -> None:
+    # Ray lets no other exception than this out of a wait.
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("raydd").setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    try:
+        app()
+    except RaydError as error:
+        sys.stderr.write(f"raydd: {error}\n")
+        sys.exit(error.exit_code)
+    except (SystemExit, KeyboardInterrupt):
+        if not _received:
+            raise
+        sys.stderr.write("raydd: interrupted; the same command goes on from the last checkpoint\n")
+        sys.exit(128 + _received[0])

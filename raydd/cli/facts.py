@@ -1,0 +1,122 @@
+"""The verbs that tell what there is."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from raydd.cli.printing import print_facts, print_json, print_line, print_list
+from raydd.cli.words import AnyUrl, Json, app
+
+
+@app.command()
+def ls(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder of runs")] = "runs", as_json: Json = False
+) -> None:
+    """List the runs of a store."""
+    from raydd.catalogue import runs
+
+    found = list(runs(store))
+    if as_json:
+        print_json({"runs": found})
+        return
+    if not found:
+        sys.stderr.write(f"no runs in {store}\n")
+    for run in found:
+        accuracy = ", ".join(f"{of} {mean}" for of, mean in run.get("accuracy", {}).items())
+        print_line(
+            f"{run['name']:30} {run['state']:10} {run.get('round', 0):>7}/{run.get('rounds', '?'):<7} {accuracy}".rstrip()
+        )
+
+
+@app.command()
+def show(url: AnyUrl, as_json: Json = False) -> None:
+    """Show the facts of a run (also while it goes on), a distilled set, or packed shards."""
+    from raydd.catalogue import show as run
+    from raydd.live import run_lines
+
+    facts = run(url)
+    if facts["kind"] == "run" and not as_json:
+        facts = {"url": facts["url"], **dict(run_lines(facts))}
+    print_facts(facts, as_json)
+
+
+@app.command()
+def verify(url: AnyUrl, as_json: Json = False) -> None:
+    """Read everything again and compare it with manifests and index."""
+    from raydd.catalogue import problems
+    from raydd.errors import IntegrityError
+
+    found = problems(url)
+    if as_json:
+        print_json({"url": url, "problems": found})
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise IntegrityError(f"{found[0]}{more}")
+    if not as_json:
+        print_line(f"{url} is whole")
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """List the methods."""
+    from raydd.config import methods as known
+
+    lines = {name: {"paper": m.paper, "learns": m.learns, "slots": m.slots} for name, m in known().items()}
+    if as_json:
+        print_json({"methods": lines})
+        return
+    for name, line in lines.items():
+        print_line(f"{name:10} learns {line['learns']}; slot: {line['slots']}; {line['paper']}")
+
+
+@app.command()
+def nets(as_json: Json = False) -> None:
+    """List the networks."""
+    from raydd.nets import available
+
+    print_list("nets", available(), as_json)
+
+
+@app.command()
+def datasets(as_json: Json = False) -> None:
+    """List the kinds of SOURCE that can be packed."""
+    from raydd.data.sources import SOURCES
+
+    print_list("datasets", {name: kind.help for name, kind in SOURCES.items()}, as_json)
+
+
+@app.command()
+def protocols(as_json: Json = False) -> None:
+    """List the evaluation protocols."""
+    from raydd.evaluate import PROTOCOLS
+
+    print_list("protocols", {name: protocol.summary for name, protocol in PROTOCOLS.items()}, as_json)
+
+
+@app.command("config")
+def config_command(method: Annotated[str, typer.Argument(metavar="METHOD", help="see `raydd methods`")]) -> None:
+    """Print a complete, commented config to start from; it runs as it stands, on scikit-learn's digits."""
+    from raydd.config.template import template
+
+    sys.stdout.write(template(method))
+
+
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Option(help="a store that is to be written to and read from")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell whether this machine, and a store, are fit."""
+    from raydd.doctor import examine
+
+    findings = examine(store)
+    if as_json:
+        print_json({"findings": [{"what": what, "good": good, "detail": detail} for what, good, detail in findings]})
+    else:
+        for what, good, detail in findings:
+            print_line(f"{'ok  ' if good else 'BAD '} {what:16} {detail}")
+    if not all(good for _, good, _ in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,23 @@
+"""The program, and the words that several of its verbs take."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Distil a large labelled image set into a small synthetic one that trains networks nearly as well.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, at a path or any fsspec URL")]
+SetUrl = Annotated[str, typer.Argument(metavar="SET", help="a run or a distilled set, at any fsspec URL")]
+AnyUrl = Annotated[str, typer.Argument(metavar="RUN|SET|SHARDS", help="at any fsspec URL")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as in method.ipc=10")
+]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object, alone, on stdout")]
