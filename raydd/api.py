@@ -221,7 +221,9 @@ def _work(plan: Plan, finished: bool, lease: Lease, watcher: Watcher) -> list[Ac
         plans = [plan, *(_another(plan, k) for k in range(1, config.evaluate.sets))]
         done = [finished, *(is_finished(each, "auto") for each in plans[1:])]
         sets = [
-            DistilledSet.load(each.run.url) if is_done else distil(each, executor, lease, watcher.round)
+            DistilledSet.load(each.run.url)
+            if is_done
+            else distil(each, executor, lease, watcher.round, watcher.validating)
             for each, is_done in zip(plans, done, strict=True)
         ]
         # Evaluation reads the images that it needs anew; nothing is to be held twice.
@@ -274,11 +276,12 @@ def _score(
         engine = plan.config.engine
         options: dict[str, Any] = {"train": plan.job.shards, "test": plan.test, "repeats": wanted.repeats}
         options |= {"whole_epochs": wanted.whole_epochs, "device": "cuda" if engine.gpus_per_worker else "cpu"}
-        options |= {"map": Keeping(map=executor.map, folder=plan.run.folder("evaluation"))}
+        kept = plan.run.folder("evaluation")
+        options |= {"map": Keeping(map=executor.map, folder=kept)}
         parts = []
         for ds, seed in sets:
             request = Request(ds=ds, protocol=wanted.protocol, nets=nets, baselines=() if parts else wanted.baselines)
-            request = with_coresets(request, train=plan.job.shards, engine=engine, executor=executor)
+            request = with_coresets(request, train=plan.job.shards, engine=engine, executor=executor, keep=kept)
             parts.append(score_all([request], seed=seed, on_result=watcher.evaluating, **options))
         results = pooled(parts)
     seconds = round(time.monotonic() - started, 3)

@@ -88,7 +88,9 @@ def evaluate_sets(
     engine = _engine(options)
     kept, place = None if options.keep is None else Folder(options.keep), _digest(asked)
     with numerics(engine), open_executor(engine) as executor:
-        requests = [with_coresets(request, train=train, engine=engine, executor=executor) for request in requests]
+        finished = None if kept is None else kept.folder(place)
+        how: dict[str, Any] = {"train": train, "engine": engine, "executor": executor, "keep": finished}
+        requests = [with_coresets(request, **how) for request in requests]
         results = evaluate_all(
             requests,
             test=test,
@@ -96,7 +98,7 @@ def evaluate_sets(
             repeats=options.repeats,
             seed=options.seed,
             device="cuda" if engine.gpus_per_worker else "cpu",
-            map=executor.map if kept is None else Keeping(map=executor.map, folder=kept.folder(place)),
+            map=executor.map if finished is None else Keeping(map=executor.map, folder=finished),
             on_result=watcher.evaluating,
         )
     if kept is not None:

@@ -40,6 +40,10 @@ class Terminal:
         """Show images packed."""
         self._show("packing", done, total, "images")
 
+    def validating(self, done: int, total: int) -> None:
+        """Show sets scored on the validation part."""
+        self._show("validating", done, total, "sets")
+
     def evaluating(self, done: int, total: int) -> None:
         """Show networks trained."""
         self._show("evaluating", done, total, "networks")

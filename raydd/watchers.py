@@ -18,6 +18,10 @@ class Watcher(Protocol):
         """A round is done."""
         ...
 
+    def validating(self, done: int, total: int) -> None:
+        """Sets on the way scored after the last round, of those that had no score by then."""
+        ...
+
     def evaluating(self, done: int, total: int) -> None:
         """Networks trained."""
         ...
@@ -42,6 +46,9 @@ class Silent:
         """Ignore it."""
 
     def round(self, progress: Progress) -> None:
+        """Ignore it."""
+
+    def validating(self, done: int, total: int) -> None:
         """Ignore it."""
 
     def evaluating(self, done: int, total: int) -> None:

@@ -118,7 +118,11 @@ def _difference(before: Config, now: Config, index_hash: str, job: Job) -> str:
 
 
 def distil(
-    plan: Plan, executor: Executor, lease: Lease, watch: Callable[[Progress], None] | None = None
+    plan: Plan,
+    executor: Executor,
+    lease: Lease,
+    watch: Callable[[Progress], None] | None = None,
+    validating: Callable[[int, int], None] | None = None,
 ) -> DistilledSet:
     """Run a plan to its artifact, from its last checkpoint if there is one.
 
@@ -127,6 +131,7 @@ def distil(
         executor: Who does the work.
         lease: The right to write to the run's folder.
         watch: Called after each round.
+        validating: Called after each score on the validation part that is worked out when the rounds are done.
 
     Raises:
         RunError: When its checkpoints are those of another config, or of more rounds.
@@ -145,7 +150,7 @@ def distil(
     validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside)
     coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, validation, watch)
     variables = coordinator.distil()
-    scores = validation.finish(executor.map)
+    scores = validation.finish(executor.map, validating)
     result = as_set(variables, config.method.rounds)
     if config.evaluate.select == "val":
         # Of equals the earliest.

@@ -163,13 +163,23 @@ class Validation:
             if at <= round:
                 written.result(timeout_s)
 
-    def finish(self, map: Callable[..., list[Score]]) -> dict[int, Score]:
-        """Return all scores by round, after letting `map` do what was not done beside the run."""
+    def finish(
+        self, map: Callable[..., list[Score]], on_result: Callable[[int, int], None] | None = None
+    ) -> dict[int, Score]:
+        """Return all scores by round, after letting `map` do what was not done beside the run.
+
+        Args:
+            map: As `Executor.map`.
+            on_result: Told how many of those that were left are done.
+        """
         self._stop.set()
         for scored in self._scored:
             scored.result()
         left = sorted(self._written.keys() - self.scores.keys())
-        for round, score in zip(left, map(score_of, [self._at(r).url for r in left], self.ask), strict=True):
+        if left and on_result is not None:
+            on_result(0, len(left))
+        scores = map(score_of, [self._at(round).url for round in left], self.ask, on_result)
+        for round, score in zip(left, scores, strict=True):
             self._keep(round, score)
         self.close()
         return dict(sorted(self.scores.items()))

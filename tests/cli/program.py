@@ -19,7 +19,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _OURS = ["raydd.api", "raydd.catalogue", "raydd.doctor", "raydd.report", "raydd.config.template"]
 _CONTEXT.set_forkserver_preload(["__main__", *_OURS, "sklearn.datasets"])
 LONGEST_S = 120
-PROGRESS = re.compile(r"(packing|distilling|evaluating): \d+/|[\w.-]+: \d+ rounds on ")
+PROGRESS = re.compile(r"(packing|distilling|validating|evaluating): \d+/|[\w.-]+: \d+ rounds on ")
 
 
 @dataclass(frozen=True)

@@ -47,13 +47,16 @@ class Watches(Silent):
     """Lets no round after the first score was asked for begin before it was, and notes when rounds are done."""
 
     def __init__(self, aside: Aside) -> None:
-        self.aside, self.done_unstopped = aside, []
+        self.aside, self.done_unstopped, self.validated = aside, [], []
 
     def round(self, progress) -> None:
         if progress.round == 6:
             assert self.aside.asked.wait(60)
         if not self.aside.stopped:
             self.done_unstopped.append(progress.round)
+
+    def validating(self, done: int, total: int) -> None:
+        self.validated.append((done, total))
 
 
 @pytest.fixture
@@ -72,6 +75,7 @@ def test_rounds_never_wait_for_a_score(
     assert aside.stopped
     assert bits(run.url) == reference
     assert list(scores(run.url)) == [5, 10, 12]
+    assert watcher.validated == [(0, 3), (1, 3), (2, 3), (3, 3)]
     # A set on the way is an artifact like any other.
     assert raydd.load(f"{run.url}/validation/00000005").recipe.rounds == 5
 

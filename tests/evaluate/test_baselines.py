@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import raydd
 from raydd import api
+from raydd.engine import coresets
 from raydd.errors import ConfigError
 from raydd.evaluate import items
 from raydd.evaluate.protocols import DSA, PROTOCOLS
@@ -62,6 +64,33 @@ def test_coresets_are_those_of_runs_of_their_own(shards, make_set, quick, tmp_pa
         own = raydd.distill(config).distilled()
         pixels = own.preprocessing.inverse(own.images)
         torch.testing.assert_close(torch.from_numpy(seen[name][0]), ds.preprocessing(pixels))
+
+
+def test_a_coreset_is_chosen_once(shards, make_set, quick, tmp_path, monkeypatch):
+    """An evaluation that goes on finds the sets that were chosen, unless they are damaged or another choice."""
+    chosen = []
+    distil = coresets.distil
+
+    def count(plan, *rest):
+        chosen.append(plan.config.name)
+        return distil(plan, *rest)
+
+    monkeypatch.setattr(coresets, "distil", count)
+    ds, keep = make_set(config=CONFIG), str(tmp_path / "kept")
+    options = {"test": shards["test"], "train": shards["train"], "repeats": 1, "baselines": ["herding", "average"]}
+    undisturbed = api.evaluate(ds, **options)
+    for stop, damaged, again in ((1, None, ["herding", "average"]), (2, "average", []), (None, None, ["average"])):
+        chosen.clear()
+        if stop is None:
+            assert api.evaluate(ds, **options, keep=keep) == undisturbed
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                api.evaluate(ds, **options, keep=keep, watcher=Watch(stop=stop))
+        assert chosen == again
+        for path in Path(keep).rglob("coreset-*/data.safetensors"):
+            if damaged and json.loads((path.parent / "recipe.json").read_text())["method"] == damaged:
+                path.write_bytes(path.read_bytes()[:-1])
+    assert not Path(keep).exists()
 
 
 def test_a_coreset_takes_as_many_of_every_class(shards, make_set):
