@@ -6,16 +6,19 @@ Exit codes: 0 done; 2 the user's mistake, told in one line; 1 anything else; 130
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from importlib.metadata import version
 
 # What they define is the program; `app` comes complete from here.
 from raydd.cli import work  # isort: skip
 from raydd.cli import facts  # isort: skip
+from raydd.cli import jobs  # isort: skip
 from raydd.cli.words import app
-from raydd.errors import RaydError
+from raydd.errors import RaydError, UserError
 
-__all__ = ["app", "facts", "main", "work"]
+__all__ = ["app", "facts", "jobs", "main", "work"]
 
 _received: list[int] = []
 
@@ -26,6 +29,16 @@ def _on_signal(number: int, _: object) -> None:
     raise KeyboardInterrupt
 
 
+def _check_version() -> None:
+    """Refuse to be the job of another version of raydd: the same config may mean something else there."""
+    expected = os.environ.get("RAYDD_EXPECTED")
+    if expected is not None and expected != version("raydd"):
+        raise UserError(
+            f"expected raydd {expected} on the cluster, which submitted this job, got {version('raydd')}; use an image with that "
+            "version, or submit with this one"
+        )
+
+
 def main() -> None:
     """Run the command line and exit."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -33,6 +46,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
     try:
+        _check_version()
         app()
     except RaydError as error:
         sys.stderr.write(f"raydd: {error}\n")

@@ -20,7 +20,7 @@ from raydd.errors import ConfigError, EngineError
 # What a worker needs to find a store, and where a node keeps decoded images; secrets come from the cluster's own
 # environment or roles, never through Ray.
 _STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE")
-_FORWARDED = (*_STORE, "RAYDD_CACHE")
+FORWARDED = (*_STORE, "RAYDD_CACHE")
 # Ray runs a worker's methods outside its main thread, where glibc would give them an arena of its own that returns its memory
 # to the kernel whatever `keep_heap` says: rounds take 1.6 times as long. It reads this when a process starts.
 _WORKER_ENV = {"MALLOC_ARENA_MAX": "1"}
@@ -118,7 +118,7 @@ def _init(address: str, cpus: int) -> None:
     common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
     try:
         if address:
-            env = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+            env = {name: os.environ[name] for name in FORWARDED if name in os.environ}
             ray.init(address=address, runtime_env={"env_vars": {**_WORKER_ENV, **env}}, **common)
         else:
             ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)
