@@ -135,6 +135,7 @@ def _distil_and_score(plan: Plan, resume: Resume, watcher: Watcher) -> Run:
             scored = _scores(plan) if finished else None
             if scored is None:
                 scored = _work(plan, finished, lease, watcher)
+            lease.check()
             _finish(plan)
     return Run(url=run.url, accuracies=tuple(scored))
 
@@ -228,7 +229,8 @@ def _work(plan: Plan, finished: bool, lease: Lease, watcher: Watcher) -> list[Ac
         ]
         # Evaluation reads the images that it needs anew; nothing is to be held twice.
         executor.end()
-        return _score(plan, [(ds, each.config.seed) for ds, each in zip(sets, plans, strict=True)], executor, watcher)
+        seeded = [(ds, each.config.seed) for ds, each in zip(sets, plans, strict=True)]
+        return _score(plan, seeded, executor, lease, watcher)
 
 
 def _another(plan: Plan, k: int) -> Plan:
@@ -263,7 +265,7 @@ def _scores(plan: Plan) -> list[Accuracy] | None:
 
 
 def _score(
-    plan: Plan, sets: Sequence[tuple[DistilledSet, int]], executor: Executor, watcher: Watcher
+    plan: Plan, sets: Sequence[tuple[DistilledSet, int]], executor: Executor, lease: Lease, watcher: Watcher
 ) -> list[Accuracy]:
     """Score each set with networks drawn by its own seed; baselines stand beside the first."""
     wanted = plan.config.evaluate
@@ -287,6 +289,7 @@ def _score(
     seconds = round(time.monotonic() - started, 3)
     body: dict[str, Any] = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan)}
     body |= {"test": plan.test, "seconds": seconds}
+    lease.check()
     # A report tells of one evaluation; that of the one before goes first.
     plan.run.delete("report.html")
     plan.run.write_json("evaluation.json", body)

@@ -14,7 +14,7 @@ from raydd.config import EngineConfig
 from raydd.engine.group import Group, Place, open_meeting
 from raydd.engine.held import Held
 from raydd.engine.job import Job
-from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.engine.numerics import apply_numerics, keep_heap, versions
 from raydd.engine.work import Arrays, Reply, Work, to_tensors
 from raydd.store import Entry
 
@@ -40,12 +40,16 @@ class DistillWorker:
         slots = self.work.slots_done if self.work is not None else 0
         return {"pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(), "slots": slots}
 
-    def begin(self, job: Job, whitening: Arrays | None) -> None:
-        """Take a run."""
+    def idle(self) -> None:
+        """Answer when nothing else is under way."""
+
+    def begin(self, job: Job, whitening: Arrays | None) -> dict[str, str]:
+        """Take a run; return what its last bits depend on here."""
         self.engine = job.config.engine
         apply_numerics(self.engine)
         self.end()
         self.work = Work(job, self.device, whitening)
+        return versions()
 
     def _ready(self) -> Work:
         assert self.work is not None, "begin comes first"

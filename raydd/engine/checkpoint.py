@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ import safetensors.torch
 
 from raydd.distilled import tensors_from
 from raydd.engine.numerics import versions
-from raydd.errors import IntegrityError, RunError
+from raydd.errors import EngineError, IntegrityError, RunError
 from raydd.methods import Tensors
 from raydd.store import Entry, Folder, commit, load_manifest, read_verified, verify
 
@@ -53,11 +54,14 @@ class Checkpoints:
         hash: The config hash; checkpoints of another are refused.
         keep: How many to keep.
         generation: The lease's; stands in the manifests.
+        check: Raises when the lease is another's; asked before anything is deleted.
     """
 
-    def __init__(self, run: Folder, hash: str, keep: int, generation: int) -> None:
+    def __init__(
+        self, run: Folder, hash: str, keep: int, generation: int, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.folder = run.folder("checkpoints")
-        self.hash, self.keep, self.generation = hash, keep, generation
+        self.hash, self.keep, self.generation, self.check = hash, keep, generation, check
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         # The round of the last one that is whole.
@@ -68,8 +72,16 @@ class Checkpoints:
 
     def rounds(self) -> list[int]:
         """Return the rounds that have a manifest, ascending."""
-        names = (name.split("/") for name in self.folder.list())
-        return sorted(int(parts[0]) for parts in names if parts[-1] == "manifest.json" and parts[0].isdigit())
+        return sorted(round for round, names in self._places().items() if "manifest.json" in names)
+
+    def _places(self) -> dict[int, set[str]]:
+        """Return the files of every round, finished or not."""
+        places: dict[int, set[str]] = {}
+        for name in self.folder.list():
+            round, _, file = name.partition("/")
+            if round.isdigit() and file:
+                places.setdefault(int(round), set()).add(file)
+        return places
 
     def latest(self) -> Checkpoint | None:
         """Load the newest checkpoint that is whole; None where there is none at all.
@@ -170,22 +182,35 @@ class Checkpoints:
             extras()
             commit(self._place(round), files, entries=entries, meta={**meta, "time": time.time()})
             self.committed = round
-            self._prune()
+            self._prune(round)
 
         self._pending = self._writer.submit(write)
 
-    def _prune(self) -> None:
-        for round in self.rounds()[: -self.keep]:
+    def _prune(self, newest: int) -> None:
+        """Delete what is older than the checkpoints to keep, and what before this one a dead driver left unfinished."""
+        places = self._places()
+        whole = sorted(round for round, names in places.items() if "manifest.json" in names and round <= newest)
+        old = [round for round in places if round < newest and round not in whole[-self.keep :]]
+        if old:
+            self.check()
+        for round in old:
             folder = self._place(round)
             # The manifest goes first: what is half deleted is no checkpoint.
             folder.delete("manifest.json")
-            folder.delete(*folder.list())
+            folder.delete(*places[round])
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until nothing is being written; raise what the writing raised."""
-        if self._pending is not None:
-            done, self._pending = self._pending, None
-            done.result(timeout_s)
+        """Wait until nothing is being written; raise what the writing raised.
+
+        Raises:
+            EngineError: When that takes longer.
+        """
+        if self._pending is None:
+            return
+        if not futures.wait([self._pending], timeout_s).done:
+            raise EngineError(f"expected a checkpoint to be written within {timeout_s:g} s, got none; check the store")
+        done, self._pending = self._pending, None
+        done.result()
 
     def close(self) -> None:
         """Stop the writer; what it is writing is finished."""

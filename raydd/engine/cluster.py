@@ -9,9 +9,9 @@ import secrets
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raydd.config import EngineConfig
@@ -31,27 +31,37 @@ _busy: list[Hand] = []
 _ours = False
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker's resources are held: a bundle of a placement group, which goes with the worker where it is `ours`."""
+
+    group: Any
+    bundle: int
+    ours: bool
+
+
 @dataclass(slots=True, eq=False)
 class Hand:
-    """A hired worker: its actor, the placement group that holds its resources, and what it was hired for.
+    """A hired worker: its actor, its place, and what it was hired for.
 
     `lost` says that it did not answer in time, although it may still answer pings.
     """
 
     actor: Any
-    group: Any
+    place: Place
     shape: tuple[Any, ...]
     lost: bool = False
 
     def dismiss(self) -> None:
-        """Kill the actor and give its resources back."""
+        """Kill the actor and give its resources back; waits for nobody, as the actor's node may be frozen."""
         import ray
         from ray.util.placement_group import remove_placement_group
 
         if self in _busy:
             _busy.remove(self)
         ray.kill(self.actor, no_restart=True)
-        remove_placement_group(self.group)
+        if self.place.ours:
+            remove_placement_group(self.place.group)
 
 
 def set_environment() -> None:
@@ -99,13 +109,29 @@ def connect(engine: EngineConfig) -> None:
         ray.shutdown()
     if not ray.is_initialized():
         _init(address, wanted)
+    sizes = _sizes()
+    if sizes:
+        _check_fits(
+            engine,
+            cpus=max(size.get("CPU", 0) for size in sizes),
+            gpus=max(size.get("GPU", 0) for size in sizes),
+            where="the largest node of the cluster",
+        )
+
+
+def _sizes() -> list[dict[str, float]]:
+    """Return the resources of every node that the cluster has or could start; nothing where it may start any."""
+    import ray
+    from ray._private.state import state
+
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    _check_fits(
-        engine,
-        cpus=max(node.get("CPU", 0) for node in alive),
-        gpus=max(node.get("GPU", 0) for node in alive),
-        where="the largest node of the cluster",
-    )
+    config = state.get_cluster_config()
+    if config is not None and config.node_group_configs:
+        groups = [group for group in config.node_group_configs if group.max_count]
+        return [*alive, *(dict(group.resources) for group in groups)]
+    # A head that takes no work, or that `ray up` set up, is the mark of a cluster that grows, though it does not say to what.
+    grows = any(not node.get("CPU") for node in alive) or Path("~/ray_bootstrap_config.yaml").expanduser().exists()
+    return [] if grows else alive
 
 
 def _init(address: str, cpus: int) -> None:
@@ -142,58 +168,17 @@ def _check_fits(engine: EngineConfig, *, cpus: float, gpus: float | None, where:
         )
 
 
-def hire(count: int, engine: EngineConfig, timeout_s: float) -> list[Hand]:
-    """Hire up to `count` workers, each in a placement group of its own; as many as can be had in time.
-
-    Workers that were kept from an earlier run are taken first.
-    """
-    import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    from raydd.engine.actor import DistillWorker
-
-    worker: Any = DistillWorker  # Ray's decorator hides from type checkers what it adds.
-    deadline = time.monotonic() + timeout_s
-    shape = (engine.cpus_per_worker, engine.gpus_per_worker, engine.deterministic, engine.precision)
-    kept = [hand for hand in _idle if hand.shape == shape][:count]
+def take_idle(shape: tuple[Any, ...], most: int) -> list[Hand]:
+    """Return up to `most` workers of a shape that were kept from an earlier run."""
+    kept = [hand for hand in _idle if hand.shape == shape][:most]
     for hand in kept:
         _idle.remove(hand)
-    if len(kept) < count:
-        # What is kept in another shape would only stand in the way.
-        release_idle()
-    bundle = {"CPU": float(shape[0]), **({"GPU": float(shape[1])} if shape[1] else {})}
-    groups = [placement_group([bundle]) for _ in range(count - len(kept))]
-    hands = list(kept)
-    for group in groups:
-        if group.wait(max(0.1, deadline - time.monotonic())):
-            strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=0)
-            resources = {"num_cpus": shape[0], "num_gpus": shape[1], "scheduling_strategy": strategy}
-            actor = worker.options(**resources).remote(engine)
-            hands.append(Hand(actor, group, shape))
-        else:
-            remove_placement_group(group)
-    pings = {hand.actor.ping.remote(): hand for hand in hands}
-    ready, _ = ray.wait(list(pings), num_returns=len(pings), timeout=max(1.0, deadline - time.monotonic()))
-    answered = {pings[ref] for ref in ready if _succeeded(ref)}
-    for hand in hands:
-        if hand not in answered:
-            hand.dismiss()
-    hired = [hand for hand in hands if hand in answered]
-    _busy.extend(hired)
-    return hired
+    return kept
 
 
-def _succeeded(ref: Any) -> bool:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        ray.get(ref, timeout=1)
-    except RayError as error:
-        _log.warning("a worker did not start: %s", str(error).splitlines()[0])
-        return False
-    return True
+def engage(hands: list[Hand]) -> None:
+    """Count workers among those that this process holds."""
+    _busy.extend(hands)
 
 
 def hired() -> list[Hand]:

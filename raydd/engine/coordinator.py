@@ -14,26 +14,28 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import safetensors.torch
 
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
-from raydd.engine.executor import Executor, WorkersLost
+from raydd.engine.executor import Executor
+from raydd.engine.faults import Doubts, Losses, NotFinite, WorkersLost, explain, out_of_memory
 from raydd.engine.held import Exchange, choose_exchange
 from raydd.engine.job import Job
 from raydd.engine.validation import Validation
 from raydd.engine.watching import Watching
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
-from raydd.errors import EngineError, IntegrityError, RunError
+from raydd.errors import IntegrityError, RunError, StoreFault
 from raydd.methods import Contribution, Method, Tensors
 from raydd.store import Folder, Lease
 
 _HISTORY = re.compile(r"(\d{8})\.safetensors")
 LOGGED_ROUNDS = 2000
 STORE_TIMEOUT_S = 1800.0
-MOST_LOSSES = 100
 SPAN_S = 0.5
+STORE_PATIENCE_S = 1800.0
 # Of one step in the row of images that the report shows; the first images of the set.
 HISTORY_BYTES = 4 * 2**20
 _log = logging.getLogger("raydd")
@@ -98,13 +100,15 @@ class Coordinator:
         self.run, self.lease, self.watch = run, lease, watch
         self.engine = job.config.engine
         self.rounds = job.config.method.rounds
-        self.checkpoints = Checkpoints(run, job.hash, self.engine.keep_checkpoints, lease.generation)
+        self.checkpoints = Checkpoints(run, job.hash, self.engine.keep_checkpoints, lease.generation, lease.check)
         self.round = 0
         self.variables: Tensors = {}
         self.optimiser: Tensors = {}
         self.lines: list[dict[str, float]] = []
         self.kept: list[int] = []
-        self.faults = 0
+        self.losses, self.doubts = Losses(), Doubts()
+        # The newest checkpoint when the store began to fail, and when that was.
+        self._failing: tuple[int | None, float] = (None, math.inf)
         self.clock = Clock()
         self._last: tuple[float, float] = (-math.inf, -math.inf)
         self.watching = Watching(job, run, lease, executor, self.checkpoints)
@@ -134,19 +138,31 @@ class Coordinator:
             self.checkpoints.close()
 
     def _try(self, step: Callable[[], None]) -> None:
-        """Do something for which workers are needed; where they are lost, find others and go back to the last checkpoint."""
+        """Do something for which workers are needed; after what can be mended, go back to the last checkpoint."""
         while True:
             try:
                 return step()
             except WorkersLost as loss:
-                self.faults += 1
                 self.watching.lost += 1
-                if self.faults > MOST_LOSSES:
-                    raise EngineError(
-                        f"lost workers {self.faults} times ({loss}); the cluster cannot hold this run"
-                    ) from loss
-                _log.warning("lost a worker in round %d (%s); going back to the last checkpoint", self.round, loss)
+                self.losses.count(loss, self.round, self.checkpoints.committed)
+                _log.warning("round %d failed (%s); going back to the last checkpoint", self.round, loss)
+                step = partial(self._recover, turn=isinstance(loss, NotFinite))
+            except StoreFault as fault:
+                self._endure(fault)
                 step = self._recover
+            except (MemoryError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise explain(error, "this process", f"round {self.round}") from error
+                raise
+
+    def _endure(self, fault: StoreFault) -> None:
+        """Let a fault of the store pass, if a checkpoint shows that the store has worked before and it is not long ago."""
+        newest = self.checkpoints.committed
+        if self._failing[0] != newest:
+            self._failing = (newest, time.monotonic())
+        if newest is None or time.monotonic() - self._failing[1] > STORE_PATIENCE_S:
+            raise fault
+        _log.warning("the store fails in round %d (%s); trying on", self.round, fault)
 
     def _begin(self) -> None:
         self.executor.begin(self.job, self.method.slots_all, self.whitening)
@@ -177,16 +193,16 @@ class Coordinator:
         self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
         self.watching.enter(self.round, self.clock.seconds())
 
-    def _recover(self) -> None:
+    def _recover(self, *, turn: bool = False) -> None:
         self._settle()
-        self.executor.recover()
+        self.executor.recover(turn=turn)
         self._enter(self.checkpoints.latest())
 
     def _settle(self) -> None:
         """Let a checkpoint that is being written end; without all of its workers it never gets its manifest."""
         try:
             self.checkpoints.wait(STORE_TIMEOUT_S)
-        except WorkersLost:
+        except (WorkersLost, StoreFault):
             _log.warning("the checkpoint that was being written is given up")
 
     def _rounds(self) -> None:
@@ -194,7 +210,7 @@ class Coordinator:
         while self.round < self.rounds:
             self.watching.lap("rest")
             if self._due():
-                self._checkpoint()
+                self._save()
                 self.watching.lap("checkpoint")
             if self.exchange == "store":
                 self._done(self._one_round())
@@ -204,8 +220,7 @@ class Coordinator:
             if self.validation.wants(self.round, last=last):
                 self._bring_home()
                 self.validation.offer(self.variables, self.round)
-        self._checkpoint()
-        self.checkpoints.wait(STORE_TIMEOUT_S)
+        self._commit()
 
     def _done(self, metrics: dict[str, float]) -> None:
         """Note that a round is done."""
@@ -257,16 +272,38 @@ class Coordinator:
     def _check(self, replies: Sequence[Reply]) -> None:
         for reply in replies:
             if not reply.finite:
-                raise EngineError(
-                    f"slot {reply.slot} gave NaN or infinity in round {self.round}; lower method.lr_syn, or raise the ridge if "
-                    "the method has one. The last checkpoint is kept"
-                )
+                self.doubts.meet(self.round, reply.slot, workers=self.executor.workers)
 
     def _due(self) -> bool:
-        if self.checkpoints.busy:
-            return False
+        try:
+            if self.checkpoints.busy:
+                return False
+        except StoreFault as fault:
+            self._endure(fault)
+            return True
         rounds, seconds = self.round - self._last[0], time.monotonic() - self._last[1]
         return rounds >= self.engine.checkpoint_every or (rounds > 0 and seconds >= self.engine.checkpoint_every_s)
+
+    def _save(self) -> None:
+        """Begin to write a checkpoint; where workers have come, wait for it and give them their share."""
+        if self.executor.gained():
+            self._commit()
+            _log.info("taking up new workers in round %d", self.round)
+            self._recover()
+            return
+        try:
+            self._checkpoint()
+        except StoreFault as fault:
+            self._endure(fault)
+
+    def _commit(self) -> None:
+        """Write a checkpoint and wait for it."""
+        while True:
+            try:
+                self._checkpoint()
+                return self.checkpoints.wait(STORE_TIMEOUT_S)
+            except StoreFault as fault:
+                self._endure(fault)
 
     def _checkpoint(self) -> None:
         """Begin to write a checkpoint of the state as it is now."""

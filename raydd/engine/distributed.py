@@ -8,26 +8,27 @@ from threading import Event
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError
 
 from raydd.config import EngineConfig
-from raydd.engine.cluster import Hand, connect, hire, release
-from raydd.engine.executor import Executor, Item, Result, Shared, WorkersLost, deal, units_of
-from raydd.engine.group import PeerLost, Place
+from raydd.engine.cluster import Hand, connect, release
+from raydd.engine.executor import Executor, Item, Result, Shared, deal, units_of
+from raydd.engine.faults import WorkersLost
+from raydd.engine.group import Place
 from raydd.engine.held import Exchange, join
 from raydd.engine.job import Job
-from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.engine.numerics import apply_numerics, differences, keep_heap
+from raydd.engine.openings import Openings
 from raydd.engine.telemetry import nodes_of
 from raydd.engine.validation import Ask, Score, score_of
+from raydd.engine.waiting import LOOK_EVERY_S, gather, silent
 from raydd.engine.work import Arrays, Reply, bytes_of
-from raydd.errors import EngineError, RaydError
+from raydd.errors import EngineError
 from raydd.methods import Slot, Tensors
 from raydd.store import Entry
 
 T = TypeVar("T")
 SCORE_LOOK_S = 0.5
-PING_TIMEOUT_S = 20.0
-LOOK_EVERY_S = 60.0
 MOST_MAP_LOSSES = 20
 _INLINE_BYTES = 100_000
 _log = logging.getLogger("raydd")
@@ -51,7 +52,9 @@ class RayExecutor(Executor):
     def __init__(self, engine: EngineConfig) -> None:
         self.engine = engine
         connect(engine)
-        self.hands: list[Hand] = hire(engine.workers, engine, engine.start_timeout_s)
+        self.openings = Openings(engine)
+        self.hands: list[Hand] = self.openings.fill(engine.workers, engine.workers, engine.start_timeout_s)
+        self.doing = "the beginning"
         self.slots: Sequence[Slot] = ()
         self.job: Job | None = None
         self.whitening: Arrays | None = None
@@ -85,8 +88,10 @@ class RayExecutor(Executor):
         """Give the run to workers that do not have it; those that do keep the images they hold."""
         if self.job is not None:
             shared = ray.put(self.whitening)
-            self._get([hand.actor.begin.remote(self.job, shared) for hand in hands], hands)
+            told = self._get([hand.actor.begin.remote(self.job, shared) for hand in hands], hands)
             self.begun = [*self.begun, *hands]
+            for other in sorted({text for theirs in told for text in differences(theirs)}):
+                _log.warning("a worker is of another kind than this process, so the last bits may differ: %s", other)
 
     def _shares(self) -> list[Sequence[Slot]]:
         return [[self.slots[i] for i in share] for share in deal(len(self.slots), len(self.hands))]
@@ -108,6 +113,7 @@ class RayExecutor(Executor):
 
     def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
         """See the base class."""
+        self.doing = f"round {round}"
         small = bytes_of(variables) < _INLINE_BYTES
         payload = variables if small else ray.put(variables)
         shares = deal(len(self.slots), len(self.hands))
@@ -140,6 +146,7 @@ class RayExecutor(Executor):
 
     def advance_held(self, first: int, count: int) -> list[list[Reply]]:
         """See the base class."""
+        self.doing = f"round {first}" if count == 1 else f"rounds {first} to {first + count - 1}"
         parts = self._get([hand.actor.advance_held.remote(first, count) for hand in self.hands], self.hands)
         # A worker that met numbers that are not finite stopped there; those that need nothing of it went on.
         return [in_order(replies) for replies in zip(*parts, strict=False)]
@@ -174,43 +181,33 @@ class RayExecutor(Executor):
         return wait
 
     def _get(self, refs: list[Any], hands: Sequence[Hand]) -> list[Any]:
-        """Wait for a reply of each of these workers, at most `step_timeout_s`.
+        """Wait for a reply of each of these workers; see `gather`."""
+        return gather(refs, hands, self.doing, self.engine.step_timeout_s)
 
-        Errors that a worker raised on purpose come through as they are.
-        """
-        try:
-            return ray.get(refs, timeout=self.engine.step_timeout_s)
-        except RayTaskError as error:
-            if isinstance(error.cause, RaydError):
-                raise error.cause from None
-            if isinstance(error.cause, PeerLost):
-                raise WorkersLost(str(error.cause)) from error
-            raise
-        except RayError as error:
-            if isinstance(error, GetTimeoutError):
-                ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-                for ref, hand in zip(refs, hands, strict=True):
-                    hand.lost = ref not in ready
-            raise WorkersLost(str(error).splitlines()[0]) from error
-
-    def recover(self) -> None:
+    def recover(self, *, turn: bool = False) -> None:
         """See the base class."""
-        alive = [hand for hand in self.hands if not hand.lost and self._answers(hand)]
-        lost = [hand for hand in self.hands if hand not in alive]
-        for hand in lost:
-            hand.dismiss()
+        before, mute = len(self.hands), silent(self.hands)
+        self._dismiss([hand for hand in self.hands if hand.lost or hand in mute])
+        if self.keeping == "collective" and len(self.hands) < before:
+            # Whoever still waits for the gradients of one that only fell silent would do so for hours.
+            self._dismiss(silent(self.hands, idle=True))
         timeout_s = self.engine.replace_timeout_s
-        new = hire(self.engine.workers - len(alive), self.engine, timeout_s)
-        self.hands = alive + new
+        # Only what was lost just now is waited for; what was missing before may come whenever it comes.
+        alive = len(self.hands)
+        self.hands += self.openings.fill(self.engine.workers - alive, before - alive, timeout_s)
+        if turn:
+            self.hands = [*self.hands[1:], *self.hands[:1]]
         self._check_enough(timeout_s)
         self._begin([hand for hand in self.hands if hand not in self.begun])
 
-    def _answers(self, hand: Hand) -> bool:
-        try:
-            ray.get(hand.actor.ping.remote(), timeout=PING_TIMEOUT_S)
-        except RayError:
-            return False
-        return True
+    def _dismiss(self, hands: Sequence[Hand]) -> None:
+        for hand in hands:
+            hand.dismiss()
+        self.hands = [hand for hand in self.hands if hand not in hands]
+
+    def gained(self) -> bool:
+        """See the base class."""
+        return self.openings.any_come()
 
     def map(
         self,
@@ -223,6 +220,7 @@ class RayExecutor(Executor):
         results: dict[int, Result] = {}
         held = ray.put(shared)
         losses = 0
+        self.doing, self.keeping = "a part of the evaluation", "store"
         while len(results) < len(items):
             todo = [i for i in range(len(items)) if i not in results]
             try:
@@ -252,10 +250,9 @@ class RayExecutor(Executor):
                 busy[hand.actor.call.remote(function, shared, items[index])] = (index, hand)
             ready, _ = ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY_S)
             if not ready:
-                for _, hand in busy.values():
-                    hand.lost = not self._answers(hand)
-                    if hand.lost:
-                        raise WorkersLost(f"a worker did not answer within {PING_TIMEOUT_S:g} s")
+                mute = silent([hand for _, hand in busy.values()])
+                if mute:
+                    raise WorkersLost(f"{len(mute)} of {len(self.hands)} workers did not answer in time")
                 continue
             index, hand = busy.pop(ready[0])
             yield index, self._get(ready, [hand])[0]
@@ -291,6 +288,7 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """See the base class."""
+        self.openings.close()
         release(self.hands)
         self.hands = []
 

@@ -25,10 +25,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class WorkersLost(Exception):
-    """Workers died or fell silent in mid-round. Never leaves the engine: the coordinator goes back to its checkpoint."""
-
-
 class Executor(ABC):
     """The workers of a run. A context manager; `begin` gives it a run, and it may be given another one afterwards."""
 
@@ -110,8 +106,16 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def recover(self) -> None:
-        """Replace lost workers, or go on with fewer."""
+    def recover(self, *, turn: bool = False) -> None:
+        """Replace lost workers, or go on with fewer; take up those that have come meanwhile.
+
+        Args:
+            turn: Give every slot to another worker than before, where there is another.
+        """
+
+    def gained(self) -> bool:
+        """Say whether workers have come that `recover` would take up; never waits."""
+        return False
 
     @abstractmethod
     def map(
@@ -196,7 +200,7 @@ class LocalExecutor(Executor):
         self._work.finish(to_tensors(variables, self.device))
         return self._work.snapshot(checkpoint, list(self._work.units))
 
-    def recover(self) -> None:
+    def recover(self, *, turn: bool = False) -> None:
         """See the base class."""
 
     def map(

@@ -77,3 +77,11 @@ def versions() -> dict[str, str]:
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
+
+
+def differences(there: dict[str, str]) -> list[str]:
+    """Say in what `versions` of a worker differ from this process's, for what they share: the device may be another."""
+    here = versions()
+    return [
+        f"{key} is {there[key]} there, {here[key]} here" for key in ("raydd", "torch", "cpu") if there[key] != here[key]
+    ]

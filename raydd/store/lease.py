@@ -9,6 +9,7 @@ still for the holder's `ttl_s`.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -24,6 +25,7 @@ from raydd.store.folder import Folder
 from raydd.store.holder import LONGEST_TTL_S, Holder
 
 log = logging.getLogger(__name__)
+TTL_S = 60.0
 BEATS_PER_TTL = 4
 _GENERATION = re.compile(r"gen-(\d{8})\.json")
 
@@ -47,7 +49,7 @@ class Lease:
         cls,
         folder: Folder,
         *,
-        ttl_s: float = 60.0,
+        ttl_s: float | None = None,
         wait: Callable[[float], Any] = time.sleep,
         say: Callable[[str], Any] | None = None,
     ) -> Lease:
@@ -59,7 +61,8 @@ class Lease:
 
         Args:
             folder: The run's `lease/` folder.
-            ttl_s: Seconds without a heartbeat after which others may replace us, > 0.
+            ttl_s: Seconds without a heartbeat after which others may replace us, > 0; by default those of
+                `RAYDD_LEASE_TTL_S`, or 60.
             wait: Sleeps for so many seconds.
             say: Told once, before watching begins, whom it watches and for how long at most.
 
@@ -67,6 +70,7 @@ class Lease:
             RunError: Another driver lives; names it.
             StoreError: The store failed.
         """
+        ttl_s = _default_ttl_s() if ttl_s is None else ttl_s
         if not 0 < ttl_s <= LONGEST_TTL_S:
             raise RunError(f"a lease's ttl_s must be above 0 and at most {LONGEST_TTL_S:g}, got {ttl_s}")
         holder = Holder.this_process(ttl_s)
@@ -186,6 +190,14 @@ def _await_free(
             return
         if beat != first:
             raise RunError(refusal)
+
+
+def _default_ttl_s() -> float:
+    text = os.environ.get("RAYDD_LEASE_TTL_S", str(TTL_S))
+    try:
+        return float(text)
+    except ValueError:
+        raise RunError(f"RAYDD_LEASE_TTL_S must be a number of seconds, got {text!r}") from None
 
 
 def _newest(folder: Folder) -> int:

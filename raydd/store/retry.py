@@ -77,6 +77,7 @@ _CREDENTIAL_CLASSES = {
 _ADVICE_ERRNO = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some of the quota and run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`) and run the same command again",
     errno.EROFS: "choose a folder that can be written",
     errno.ENOTDIR: "a file stands where a folder is needed; choose another folder",
     errno.EISDIR: "a folder stands where a file is needed; choose another folder",
