@@ -22,7 +22,7 @@ os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ["MALLOC_ARENA_MAX"] = "1"
 os.environ.pop("RAY_ADDRESS", None)
 
-from tests.s3 import fresh_bucket, s3_endpoint
+from tests.s3 import Proxy, fresh_bucket, s3_endpoint
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -44,6 +44,21 @@ def s3_env() -> Iterator[dict[str, str]]:
 def s3_url(s3_env: dict[str, str]) -> str:
     """An empty bucket."""
     return fresh_bucket()
+
+
+@pytest.fixture(scope="session")
+def one_proxy(s3_env: dict[str, str]) -> Iterator[Proxy]:
+    proxy = Proxy(s3_env["AWS_ENDPOINT_URL"])
+    yield proxy
+    proxy.stop()
+
+
+@pytest.fixture
+def proxy(one_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
+    """The S3 store behind a proxy that can fail."""
+    one_proxy.fault = lambda method, path: None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", one_proxy.url)
+    return one_proxy
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from raydd.store import Folder, retry
-from tests.s3 import Proxy
 
 KINDS = ["local", "memory", pytest.param("s3", marks=pytest.mark.s3)]
 
@@ -20,21 +18,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
     if request.param == "memory":
         return Folder(f"memory://{secrets.token_hex(6)}/runs")
     return Folder(f"{request.getfixturevalue('s3_url')}/{secrets.token_hex(6)}")
-
-
-@pytest.fixture(scope="session")
-def one_proxy(s3_env: dict[str, str]) -> Iterator[Proxy]:
-    proxy = Proxy(s3_env["AWS_ENDPOINT_URL"])
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
-def proxy(one_proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Proxy:
-    """The S3 store behind a proxy that can fail."""
-    one_proxy.fault = lambda method, path: None
-    monkeypatch.setenv("AWS_ENDPOINT_URL", one_proxy.url)
-    return one_proxy
 
 
 @pytest.fixture(autouse=True)
