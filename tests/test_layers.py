@@ -22,12 +22,12 @@ LAYERS = (
     ("methods", "evaluate", "training"),
     ("engine",),
     ("sweep", "report"),
-    ("watchers", "packing", "evaluating", "api", "catalogue", "live", "doctor", "terminal", "cli", ""),
+    ("watchers", "packing", "evaluating", "api", "catalogue", "live", "doctor", "terminal", "cli", "__main__", ""),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {("methods", "evaluate"), ("evaluate", "methods")}
 RAY = ("engine", "sweep")
-NO_TORCH = ("errors", "config", "pace", "text", "store", "terminal", "cli", "")
+NO_TORCH = ("errors", "config", "pace", "text", "store", "terminal", "cli", "__main__", "")
 
 
 def sources() -> Iterator[tuple[str, str]]:
