@@ -14,9 +14,9 @@ from raydd.config.load import apply_overrides
 from raydd.config.train import TrainConfig
 from raydd.data.sources import is_source
 from raydd.distilled import DistilledSet
-from raydd.engine.coordinator import read_metrics
 from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import Executor, open_executor
+from raydd.engine.metrics import read_metrics
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, Resume, distil, is_finished, plan_run
 from raydd.engine.tracking import check_trackers

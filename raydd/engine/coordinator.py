@@ -7,12 +7,11 @@ of the state before it, the result is the same as if nothing had happened.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,10 +23,11 @@ from raydd.engine.executor import Executor
 from raydd.engine.faults import Doubts, Losses, NotFinite, WorkersLost, explain, out_of_memory
 from raydd.engine.held import Exchange, choose_exchange
 from raydd.engine.job import Job
+from raydd.engine.metrics import mean_metrics, read_metrics, write_metrics
 from raydd.engine.validation import Validation
 from raydd.engine.watching import Watching
 from raydd.engine.work import Arrays, Reply, to_arrays, to_tensors
-from raydd.errors import IntegrityError, RunError, StoreFault
+from raydd.errors import RunError, StoreFault
 from raydd.methods import Contribution, Method, Tensors
 from raydd.store import Folder, Lease
 
@@ -333,48 +333,3 @@ class Coordinator:
         images = self.method.distilled(self.variables)["images"]
         images = images[: max(1, HISTORY_BYTES // images[0].nbytes)].contiguous()
         return {f"{self.round:08d}.safetensors": safetensors.torch.save({"images": images})}
-
-
-def mean_metrics(replies: Sequence[Reply]) -> dict[str, float]:
-    """Return each metric's mean over slots."""
-    names = replies[0].metrics if replies else {}
-    return {name: sum(reply.metrics[name] for reply in replies) / len(replies) for name in names}
-
-
-def read_metrics(run: Folder, step: str = "round") -> list[dict[str, float]]:
-    """Return the lines of a run's metrics.jsonl; none where there is no such file.
-
-    Args:
-        run: The run's folder.
-        step: What counts the lines: an integer in each of them.
-
-    Raises:
-        IntegrityError: When it was altered.
-    """
-    if not run.exists("metrics.jsonl"):
-        return []
-    try:
-        lines = [json.loads(line) for line in run.read("metrics.jsonl").decode().splitlines()]
-        return [{**line, step: int(line[step])} for line in lines]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{run.url}/metrics.jsonl was altered ({error!r}); delete the file") from None
-
-
-def write_metrics(run: Folder, lines: Sequence[dict[str, float]]) -> None:
-    """Write a run's metrics.jsonl whole."""
-    run.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-
-def with_scores(lines: Sequence[dict[str, float]], scores: Mapping[int, dict[str, float]]) -> list[dict[str, float]]:
-    """Return the lines of a run's metrics with its validation scores: each a line of its own, after the round that made the set.
-
-    Args:
-        lines: Lines of rounds.
-        scores: Accuracy and deviation on the validation part by the number of rounds that a set had seen.
-    """
-    seconds = {line["round"]: line["seconds"] for line in lines if "seconds" in line}
-    plain = [line for line in lines if "val_accuracy" not in line]
-    scored = [
-        {"round": n - 1, **({"seconds": seconds[n - 1]} if n - 1 in seconds else {}), **scores[n]} for n in scores
-    ]
-    return sorted([*plain, *scored], key=lambda line: (line["round"], "val_accuracy" in line))

@@ -11,9 +11,10 @@ from raydd.config import Config, config_from, dump_config, flat, methods, parse_
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
-from raydd.engine.coordinator import Coordinator, Progress, read_metrics, with_scores, write_metrics
+from raydd.engine.coordinator import Coordinator, Progress
 from raydd.engine.executor import Executor, check_engine
 from raydd.engine.job import Job, facts_of, open_real, problem_of
+from raydd.engine.metrics import read_metrics, with_scores, write_metrics
 from raydd.engine.numerics import versions
 from raydd.engine.validation import Ask, Validation
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of

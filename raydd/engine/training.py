@@ -26,8 +26,8 @@ import torch
 
 from raydd.config.train import TrainConfig
 from raydd.engine.checkpoint import Checkpoint, Checkpoints
-from raydd.engine.coordinator import read_metrics, write_metrics
 from raydd.engine.executor import check_engine
+from raydd.engine.metrics import read_metrics, write_metrics
 from raydd.engine.numerics import keep_heap, numerics, versions
 from raydd.engine.run import Resume
 from raydd.errors import EngineError, IntegrityError, RunError

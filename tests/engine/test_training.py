@@ -17,7 +17,7 @@ from raydd.config import validate
 from raydd.config.train import TrainConfig
 from raydd.data.pack import pack
 from raydd.engine import raytrain
-from raydd.engine.coordinator import read_metrics
+from raydd.engine.metrics import read_metrics
 from raydd.engine.numerics import numerics
 from raydd.engine.training import check_generation, plan_training, train_network, work
 from raydd.errors import ConfigError, DataError, EngineError, IntegrityError, RunError

@@ -18,7 +18,8 @@ import raydd
 from raydd.api import Silent
 from raydd.catalogue import show
 from raydd.engine import watching
-from raydd.engine.coordinator import Progress, read_metrics
+from raydd.engine.coordinator import Progress
+from raydd.engine.metrics import read_metrics
 from raydd.errors import ConfigError, EngineError, StoreFault
 from raydd.live import run_lines
 from raydd.store import Folder
