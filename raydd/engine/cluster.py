@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -11,7 +12,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from raydd.config import EngineConfig
@@ -97,7 +97,7 @@ def connect(engine: EngineConfig) -> None:
     """Attach to the cluster that `RAY_ADDRESS` names (as inside a Ray job), else start a local one; once a process.
 
     Raises:
-        ConfigError: When no node could ever hold one worker.
+        ConfigError: When no node could hold one worker, and no autoscaler could bring another.
         EngineError: When the cluster does not answer.
     """
     import ray
@@ -129,9 +129,25 @@ def _sizes() -> list[dict[str, float]]:
     if config is not None and config.node_group_configs:
         groups = [group for group in config.node_group_configs if group.max_count]
         return [*alive, *(dict(group.resources) for group in groups)]
-    # A head that takes no work, or that `ray up` set up, is the mark of a cluster that grows, though it does not say to what.
-    grows = any(not node.get("CPU") for node in alive) or Path("~/ray_bootstrap_config.yaml").expanduser().exists()
-    return [] if grows else alive
+    # An autoscaler seldom says to what it would grow a cluster.
+    return [] if _grows() else alive
+
+
+def _grows() -> bool:
+    """Return whether the cluster's autoscaler may start nodes, as it does where workers come from zero.
+
+    Ray has no public call for this. Version 2 of the autoscaler, KubeRay's, says that it runs; of version 1, that of `ray up`,
+    the kinds of nodes it counts tell: where it only looks on, as on every other cluster, they are made of the nodes' ids.
+    """
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.autoscaler.v2.utils import is_autoscaler_v2
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    if is_autoscaler_v2(fetch_from_server=True):
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    kinds = status.get("autoscaler_report", {}).get("active_nodes", {})
+    return any(not kind.startswith("node_") for kind in kinds)
 
 
 def _init(address: str, cpus: int) -> None:
@@ -145,6 +161,8 @@ def _init(address: str, cpus: int) -> None:
     try:
         if address:
             env = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+            # A job that was submitted with variables of its own has them in our environment already: they are the same.
+            os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
             ray.init(address=address, runtime_env={"env_vars": {**_WORKER_ENV, **env}}, **common)
         else:
             ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,21 +44,22 @@ def test_inside_a_placement_group_its_bundles_are_used(ray_address: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("alive", "groups", "refused"),
+    ("alive", "groups", "grows", "refused"),
     [
-        ([{"CPU": 4.0}], None, True),
-        ([{}, {"CPU": 4.0}], None, False),
-        ([{}, {"CPU": 4.0}], [({"CPU": 4.0}, 8)], True),
-        ([{"CPU": 4.0}], [({"CPU": 64.0}, 8)], False),
-        ([{"CPU": 4.0}], [({"CPU": 64.0}, 0)], True),
+        ([{"CPU": 4.0}], None, False, True),
+        ([{}, {"CPU": 4.0}], None, False, True),
+        ([{}, {"CPU": 4.0}], None, True, False),
+        ([{}, {"CPU": 4.0}], [({"CPU": 4.0}, 8)], True, True),
+        ([{"CPU": 4.0}], [({"CPU": 64.0}, 8)], True, False),
+        ([{"CPU": 4.0}], [({"CPU": 64.0}, 0)], True, True),
     ],
 )
 def test_a_shape_that_a_growing_cluster_may_have(
     alive: list[dict[str, float]],
     groups: list[tuple[dict[str, float], int]] | None,
+    grows: bool,
     refused: bool,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     ray_address: str,
 ) -> None:
     import ray
@@ -73,7 +73,7 @@ def test_a_shape_that_a_growing_cluster_may_have(
             config.node_group_configs.add(resources={k: int(v) for k, v in resources.items()}, max_count=most)
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": size} for size in alive])
     monkeypatch.setattr(state, "get_cluster_config", lambda: config)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cluster, "_grows", lambda: grows)
     engine = EngineConfig(workers=1, cpus_per_worker=64)
     if refused:
         with pytest.raises(
