@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from raydd.config import EngineConfig
 from raydd.engine import cluster
 
 pytestmark = pytest.mark.ray
