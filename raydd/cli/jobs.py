@@ -38,7 +38,9 @@ def submit(
     ] = None,
     python: Annotated[
         str | None,
-        typer.Option(help="the interpreter there; by default the first on the path of whoever started Ray"),
+        typer.Option(
+            help="the interpreter there; by default this one if it is there too, else the first on Ray's path"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

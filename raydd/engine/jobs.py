@@ -94,22 +94,21 @@ class Jobs:
         Args:
             name: What it is about, such as the run's name.
             words: The command line after `raydd`; YAML files of this machine among them are taken along.
-            python: The interpreter on the cluster; None: the one in use here where the cluster is this machine, else the
-                first `python` on the path of whoever started Ray there.
+            python: The interpreter on the cluster; None: the one in use here if the cluster has it at the same path, else
+                the first `python` on the path of whoever started Ray there.
         """
         from importlib.metadata import version
 
         taken = {job.id for job in self.list()}
         stem = _NOT_IN_IDS.sub("-", name)
         attempt = next(n for n in range(len(taken) + 1) if f"{stem}-a{n}" not in taken)
-        here = urlsplit(self.address).hostname in ("localhost", "127.0.0.1", "::1")
         with tempfile.TemporaryDirectory() as folder:
             words = list(take_along(words, Path(folder)))
-            told = [python or (sys.executable if here else "python"), "-m", "raydd", *words]
+            chosen = shlex.quote(python) if python else f'"$(command -v {shlex.quote(sys.executable)} || echo python)"'
             env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
             with self._told():
                 return self.client.submit_job(
-                    entrypoint=f"exec {shlex.join(told)}",
+                    entrypoint=f"exec {chosen} -m {shlex.join(('raydd', *words))}",
                     submission_id=f"{stem}-a{attempt}",
                     runtime_env={"working_dir": folder, "env_vars": {**env, EXPECTED: version("raydd")}},
                     metadata={"raydd": version("raydd"), "verb": words[0]},
@@ -261,7 +260,7 @@ def _state(job: Any) -> JobState:
         message=message[:300],
         started=job.start_time / 1000 if job.start_time else None,
         ended=job.end_time / 1000 if job.end_time else None,
-        command=job.entrypoint.removeprefix("exec "),
+        command=job.entrypoint.partition(" -m ")[2] or job.entrypoint,
     )
 
 

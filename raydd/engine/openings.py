@@ -16,6 +16,7 @@ from raydd.engine.actor import DistillWorker
 from raydd.engine.cluster import Hand, Place, engage, hired, release_idle, take_idle
 from raydd.engine.waiting import succeeded
 
+SAY_AFTER_S = 15.0
 _log = logging.getLogger("raydd")
 
 
@@ -49,9 +50,13 @@ class Openings:
             # What is kept in another shape would only stand in the way.
             release_idle()
         self._ask(count - len(hands))
-        deadline = time.monotonic() + timeout_s
+        deadline, patience = time.monotonic() + timeout_s, SAY_AFTER_S
         while self.coming and len(hands) < want and (left := deadline - time.monotonic()) > 0:
-            hands += self._come(want - len(hands), left)
+            hands += self._come(want - len(hands), min(left, patience))
+            if patience < timeout_s and len(hands) < want:
+                # An autoscaler takes minutes to start a node.
+                _log.info("%d of %d workers are there; waiting up to %.0f s for the others", len(hands), want, left)
+                patience = timeout_s
         hands += self._come(1, 0)
         engage(hands)
         return hands
