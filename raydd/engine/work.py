@@ -202,7 +202,8 @@ def transform_of(config: Config, real: RealData, whitening: Arrays | None) -> Tr
         # RTP's whitening normalises image by image.
         known = (torch.zeros(real.index.channels), torch.ones(real.index.channels))
     if known is None:
-        positions = [real.index.classes.index(name) for name in real.class_names]
+        place = {name: position for position, name in enumerate(real.index.classes)}
+        positions = [place[name] for name in real.class_names]
         known = channel_statistics(real.index, positions)
     plain = Transform(mean=known[0], std=known[1])
     if whitening is None:

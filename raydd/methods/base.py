@@ -247,3 +247,8 @@ def mean_in_order(gradients: Iterable[Tensor]) -> Tensor:
     for gradient in others:
         total += gradient
     return total / (1 + len(others))
+
+
+def by_class(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the images of each class, views of `x`, where they come class by class with the labels `y`, int64 (n,)."""
+    return list(x.split(torch.unique_consecutive(y, return_counts=True)[1].tolist()))

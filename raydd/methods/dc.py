@@ -48,7 +48,7 @@ from raydd.functional.matching import DISTANCES
 from raydd.functional.optim import OptimState, sgd_init, sgd_step
 from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import train
-from raydd.methods.base import Contribution, Method, Problem, Slot, Tensors
+from raydd.methods.base import Contribution, Method, Problem, Slot, Tensors, by_class
 from raydd.nets import NetState
 
 # Shapes: K classes of a slot, R real images of a class, I images a class (ipc), C classes.
@@ -134,11 +134,11 @@ class GradientMatching(Method[Matching], Generic[Matching]):
         all_dims = self.config.distance != "layerwise"
         params = {name: p.detach().requires_grad_(all_dims or p.ndim > 1) for name, p in theta.params.items()}
         theta = NetState(params, theta.buffers)
-        x_real, y_real, ipc = x_real[:count], y_real[:count], self.config.ipc
+        ipc = self.config.ipc
         gradients, losses = [], []
-        for c in slot.classes:
+        for c, real in zip(slot.classes, by_class(x_real[:count], y_real[:count]), strict=True):
             x_syn = variables["x_syn"][c * ipc : (c + 1) * ipc].clone().requires_grad_(True)
-            loss = self._loss(round, slot, c, x_syn, x_real[y_real == c], theta)
+            loss = self._loss(round, slot, c, x_syn, real, theta)
             gradients += torch.autograd.grad(loss, x_syn)
             losses.append(loss.detach())
         mean = float(torch.stack(losses).mean())

@@ -32,7 +32,7 @@ from raydd import nets
 from raydd.augment import dsa
 from raydd.config import DMConfig
 from raydd.functional.optim import OptimState, sgd_init, sgd_step
-from raydd.methods.base import Contribution, Method, Slot, Tensors
+from raydd.methods.base import Contribution, Method, Slot, Tensors, by_class
 from raydd.nets import NetState
 
 # Shapes: K classes of a slot, R real images of a class, I images a class (ipc), D features.
@@ -98,7 +98,7 @@ class DM(Method[DMConfig]):
     def _loss(
         self, round: int, classes: Sequence[int], x_syn: Tensor, x_real: Tensor, y_real: Tensor, embedding: NetState
     ) -> Tensor:
-        real = [x_real[y_real == c] for c in classes]
+        real = by_class(x_real, y_real)
         synthetic = list(x_syn.chunk(len(classes)))
         if self.config.augment is not None:
             for k, c in enumerate(classes):
