@@ -46,9 +46,13 @@ def choose_exchange(engine: EngineConfig, method: Method, variables: Tensors, wo
         return "store"
     if engine.exchange != "auto":
         return engine.exchange
+    return automatic(separable, sum(value.numel() * value.element_size() for value in variables.values()), workers)
+
+
+def automatic(separable: bool, size: int, workers: int) -> Exchange:
+    """Return what `auto` means for slots that own their rows or not, variables of `size` bytes, and one worker or more."""
     if separable:
         return "resident"
-    size = sum(value.numel() * value.element_size() for value in variables.values())
     return "collective" if workers > 1 and size * workers > MOST_BYTES else "store"
 
 
