@@ -22,7 +22,20 @@ LAYERS = (
     ("methods", "evaluate", "training"),
     ("engine",),
     ("sweep", "report"),
-    ("watchers", "packing", "evaluating", "api", "catalogue", "live", "doctor", "terminal", "cli", "__main__", ""),
+    (
+        "watchers",
+        "packing",
+        "evaluating",
+        "api",
+        "estimate",
+        "catalogue",
+        "live",
+        "doctor",
+        "terminal",
+        "cli",
+        "__main__",
+        "",
+    ),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {("methods", "evaluate"), ("evaluate", "methods")}

@@ -46,6 +46,9 @@ def distill(
         Literal["auto", "never", "must"],
         typer.Option(help="auto: go on with a run that exists; never: refuse it; must: refuse a new one"),
     ] = "auto",
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="tell hours, memory and storage; start nothing and write nothing")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Distil a data set, evaluate the result, and write a report; the same command goes on where it was stopped."""
@@ -53,6 +56,12 @@ def distill(
 
     # A mistake in the config is told before torch is loaded.
     said = load_config(config, overrides or ())
+    if estimate:
+        from raydd.estimate import estimate as foretell
+
+        found = foretell(said)
+        print_facts(found.to_json() if as_json else found.lines(), as_json)
+        return
     from raydd import api
     from raydd.terminal import Terminal
 

@@ -101,6 +101,39 @@ def pack(
         shardwork.opened.cache_clear()  # it may hold a whole data set, and may have changed by the next call
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a split would be packed to: the data set's name, its classes and their counts, channels, and edge in pixels."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
+    channels: int
+    edge: int
+
+
+def survey(source: str, *, split: str = "train", size: int | None = None) -> Survey:
+    """Look at a split of a data set without packing it: lists its samples, and reads one of each class.
+
+    Args:
+        source: SOURCE string.
+        split: The source's split.
+        size: Edge in pixels that images would be brought to.
+
+    Raises:
+        DataError: As `pack` does.
+    """
+    parsed = shardwork.opened(sources.parse(source).spec)
+    try:
+        split = sources.resolve_split(parsed, split)
+        samples = parsed.open(split)
+        plan = _plan(parsed, split, samples, size, shard_mb=1)
+        counts = tuple(np.bincount(samples.labels, minlength=len(samples.classes)).tolist())
+        return Survey(parsed.name, samples.classes, counts, plan.channels, plan.edge)
+    finally:
+        shardwork.opened.cache_clear()
+
+
 def _check_options(size: int | None, shard_mb: int, workers: int) -> None:
     if size is not None and not 1 <= size <= 4096:
         raise ConfigError(f"size must be 1 to 4096 pixels, got {size}")

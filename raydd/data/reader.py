@@ -86,7 +86,7 @@ class RealData:
             )
         folder = Folder(folder) if isinstance(folder, str) else folder
         self.index: Index = load_index(folder)
-        chosen = _choose(self.index, classes)
+        chosen = choose_classes(self.index.classes, classes)
         of_class = _rows_by_class(self.index)
         rows = [_part_rows(self.index, of_class[c], c, part, val_fraction, seed) for c in chosen]
         self.num_classes = len(chosen)
@@ -140,17 +140,21 @@ def _rows_by_class(index: Index) -> list[np.ndarray]:
     return np.split(order, np.cumsum(index.counts)[:-1])
 
 
-def _choose(index: Index, classes: Literal["all"] | Sequence[int | str]) -> list[int]:
-    """Return the positions of the chosen classes in the index."""
+def choose_classes(known: Sequence[str], classes: Literal["all"] | Sequence[int | str]) -> list[int]:
+    """Return the positions of the chosen classes among all names.
+
+    Raises:
+        ConfigError: One is unknown or named twice.
+    """
     if classes == "all":
-        return list(range(len(index.classes)))
-    names = {name: position for position, name in enumerate(index.classes)}
+        return list(range(len(known)))
+    names = {name: position for position, name in enumerate(known)}
     chosen = []
     for wanted in classes:
         position = names.get(wanted, -1) if isinstance(wanted, str) else wanted
-        if not 0 <= position < len(index.classes):
-            known = f"0 to {len(index.classes) - 1} or names such as {index.classes[0]}"
-            raise ConfigError(f"data.classes must be {known}, got {wanted!r}")
+        if not 0 <= position < len(known):
+            expected = f"0 to {len(known) - 1} or names such as {known[0]}"
+            raise ConfigError(f"data.classes must be {expected}, got {wanted!r}")
         chosen.append(position)
     if not chosen or len(set(chosen)) != len(chosen):
         raise ConfigError(f"data.classes must name one or more classes, each once, got {list(classes)}")
