@@ -6,6 +6,8 @@
     python jobs/benchmark.py --only exchange,scaling
     python jobs/benchmark.py --only evaluate --device cuda     # one GPU, without Ray: networks stacked and one by one
     python jobs/benchmark.py --only index,stream               # an index of ImageNet-1K's size; images a second from shards
+    python jobs/benchmark.py --only imagenet --width 16        # a set of ImageNet-1K's size packed; rounds by number of classes
+    python jobs/benchmark.py --only model --speed-up 100       # predicted rounds on 8, 64 and 512 GPU workers
 
 The images are noise in CIFAR-10's binary format, so nothing is downloaded; the arithmetic does not mind. Bare arithmetic is the
 same slots, reduction and update in a plain loop over images that are already normalised and in memory. Bare and engine are
@@ -31,6 +33,8 @@ import torch
 import typer
 from benchmark_data import measure_index, measure_stream
 from benchmark_exchange import measure_exchange
+from benchmark_imagenet import measure_imagenet
+from benchmark_model import measure_model
 
 from raydd.api import Silent, distill, prepare
 from raydd.config import Config, EngineConfig, config_from
@@ -334,14 +338,22 @@ def measure_stacking(device: str, width: int, networks: int, repeats: int) -> No
 
 def main(
     only: Annotated[
-        str, typer.Option(help="dm, frepo, evaluate, exchange, scaling, index, stream: which, with commas")
+        str,
+        typer.Option(help="dm, frepo, evaluate, exchange, scaling, index, stream, imagenet, model: which, with commas"),
     ] = "dm,frepo,evaluate",
     width: Annotated[int, typer.Option(help="the networks' width")] = 128,
     rounds: Annotated[int, typer.Option(help="timed rounds in a row")] = 3,
     repeats: Annotated[int, typer.Option(help="how often what is compared alternates")] = 3,
     networks: Annotated[int, typer.Option(help="how many evaluation trains")] = 20,
     device: Annotated[str, typer.Option(help="cuda: evaluation on a GPU, and nothing else")] = "cpu",
-    source: Annotated[str | None, typer.Option(help="stream: packed shards (URL) instead of generated ones")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="stream, imagenet: packed shards (URL) instead of generated ones")
+    ] = None,
+    speed_up: Annotated[float, typer.Option(help="model: how many times a GPU is faster than this core")] = 100,
+    slots: Annotated[
+        str, typer.Option(help="model: seconds of a slot of CIFAR-10, as in dm=0.3,frepo=1.6,dc=0.9")
+    ] = "",
+    measured: Annotated[str, typer.Option(help="model: a round's seconds with 1 and 2 workers, as in dm=2.9:1.5")] = "",
 ) -> None:
     """Print rounds per second and the engine's cost, one thread a worker."""
     keep_heap()
@@ -365,6 +377,10 @@ def main(
                     measure_index()
                 elif part == "stream":
                     measure_stream(source, repeats)
+                elif part == "imagenet":
+                    measure_imagenet(source, width, rounds)
+                elif part == "model":
+                    measure_model(width, speed_up, slots, measured)
                 elif part == "evaluate":
                     measure_update(width, repeats)
                     measure_spread(noise, store, width, networks)
