@@ -139,7 +139,8 @@ class _Trial:
         method, slot = self.method, self.slot
         ids = method.real_ids(0, slot)
         owner = torch.repeat_interleave(torch.tensor([len(own) for own in method.problem.by_class]))
-        images = torch.randint(256, (len(ids), *method.problem.shape), dtype=torch.uint8)
+        gen = method.problem.generator("noise")
+        images = torch.randint(256, (len(ids), *method.problem.shape), dtype=torch.uint8, generator=gen)
         labels = owner[ids].to(self.device)
         variables = {k: v.to(self.device) for k, v in method.start(self._noise).items()}
         optimiser = method.optimiser(variables)
@@ -164,12 +165,13 @@ class _Trial:
             shared_s=shared_s,
             update_s=update_s,
             variables=_bytes(variables),
-            optimiser=_bytes(optimiser),
+            optimiser=_bytes({name: value for name, value in optimiser.items() if value.ndim}),
             peaks=peaks,
         )
 
     def _noise(self, ids: Tensor) -> Tensor:
-        return torch.randn(len(ids), *self.method.problem.shape, device=self.device)
+        gen = self.method.problem.generator("noise")
+        return torch.randn(len(ids), *self.method.problem.shape, generator=gen)
 
     def _timed(self, work: Callable[[], Any]) -> tuple[float, Any]:
         seconds, result = math.inf, None
