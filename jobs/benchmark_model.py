@@ -50,7 +50,7 @@ def grown(round: Round, name: str, workers: int) -> Round:
 def line(title: str, found: Prediction) -> str:
     """Return a prediction as a line."""
     return (
-        f"model: {title:28} {found.workers:4} workers {1e3 * found.seconds:10.1f} ms a round, {found.exchange:10} "
+        f"model: {title:36} {found.workers:4} workers {1e3 * found.seconds:10.1f} ms a round, {found.exchange:10} "
         f"{found.received / 1e6:7.1f} MB, efficiency {100 * found.efficiency:5.1f} %, bottleneck: {found.bottleneck}"
     )
 
@@ -97,3 +97,5 @@ def measure_model(width: int, speed: float, slots: str, measured: str) -> None:
         for name, round in rounds.items():
             for workers in WORKERS:
                 print(line(f"{title}, {name}", predict(grown(round, name, workers), workers, cluster)))
+        for workers in WORKERS[1:]:
+            print(line(f"{title}, dc, one network", predict(rounds["dc"], workers, cluster)))

@@ -25,8 +25,8 @@ from raydd.engine.executor import units_of
 from raydd.engine.scaling import Round
 from raydd.methods import Contribution, Method, Problem, Tensors, create
 
-FIRST_SHARE, STEP = 1 / 1024, 8
-ENOUGH_S = 0.25  # that a share is to take, so that the next one would take seconds
+FIRST_SHARE, STEP = 1 / 1024, 4
+ENOUGH_S = 0.5  # that a share is to take; the next one would take up to four times as long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
