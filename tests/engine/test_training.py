@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -229,15 +228,13 @@ def test_paths_hold_wherever_a_worker_stands(
 def test_workers_that_see_different_checkpoints_stop(digits: str, tmp_path: Path) -> None:
     """As where the store is a folder that the nodes do not share."""
     jobs = [plan_training(config(digits, tmp_path / str(rank))) for rank in range(2)]
-    with pytest.raises(Stop):
-        train_network(jobs[0], watch=stopping(12).training)
-    # Or its owner would be taken for a newer driver than these, which have none.
-    shutil.rmtree(Path(jobs[0].run) / "lease")
+    # To its end: on a slow disk a stopped one may have no checkpoint but its first.
+    train_network(jobs[0])
 
     def part(member: Member) -> None:
         work(jobs[member.rank], member, torch.device("cpu"))
 
-    with pytest.raises(EngineError, match=r"workers found different checkpoints \(\[8.0, 0.0\]\)"):
+    with pytest.raises(EngineError, match=r"workers found different checkpoints \(\[\d\d\.0, 0\.0\]\)"):
         together(2, part)
 
 
