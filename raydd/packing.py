@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from raydd.config import Config
+from raydd.config import AppConfig, Config
 from raydd.data.pack import pack
 from raydd.data.sources import is_source, parse
 from raydd.distilled import DistilledSet
@@ -22,7 +22,7 @@ def packed_size(ds: DistilledSet) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def packed(config: Config, watcher: Watcher) -> tuple[str, str | None]:
+def packed(config: Config | AppConfig, watcher: Watcher) -> tuple[str, str | None]:
     """Return the URLs of the packed training and test splits, after packing what is a SOURCE."""
     data, place = config.data, beside(config.store)
     train = pack_once(data.train, place, "train", data.size, watcher)

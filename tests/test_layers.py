@@ -25,6 +25,7 @@ LAYERS = (
     (
         "watchers",
         "packing",
+        "apps",
         "evaluating",
         "api",
         "estimate",

@@ -15,10 +15,11 @@ from importlib.metadata import version
 from raydd.cli import work  # isort: skip
 from raydd.cli import facts  # isort: skip
 from raydd.cli import jobs  # isort: skip
+from raydd.cli import apps  # isort: skip
 from raydd.cli.words import app
 from raydd.errors import RaydError, UserError
 
-__all__ = ["app", "facts", "jobs", "main", "work"]
+__all__ = ["app", "apps", "facts", "jobs", "main", "work"]
 
 _received: list[int] = []
 

@@ -146,24 +146,34 @@ def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, 
 
 def config_from(raw: Any, overrides: Sequence[str] = (), *, where: str = "config") -> Config:
     """Build a config from plain data, or return one that is built already with overrides applied."""
-    if isinstance(raw, Config):
+    return model_from(Config, raw, overrides, where=where)
+
+
+def model_from(model: type[Model], raw: Any, overrides: Sequence[str] = (), *, where: str) -> Model:
+    """Build a config of some kind from plain data, or return one that is built already with overrides applied."""
+    if isinstance(raw, model):
         raw = raw.model_dump()
     if not isinstance(raw, dict):
         raise ConfigError(f"expected a mapping of sections in {where}, got {type(raw).__name__}")
-    return validate(Config, apply_overrides(raw, overrides), where=where)
+    return validate(model, apply_overrides(raw, overrides), where=where)
 
 
 def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML config from a local path or any fsspec URL.
+    """Read a run's YAML config from a local path or any fsspec URL.
 
     Raises:
         ConfigError: When it cannot be read, is no YAML, or says what is not allowed.
     """
+    return load_model(Config, path, overrides)
+
+
+def load_model(model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
+    """Read a config of some kind; see `load_config`."""
     try:
         text = _read(path).decode()
     except UnicodeDecodeError:
         raise ConfigError(f"expected a YAML text file, got binary data in {path}") from None
-    return config_from(parse_yaml(text, path), overrides, where=path)
+    return model_from(model, parse_yaml(text, path), overrides, where=path)
 
 
 def _read(path: str) -> bytes:
@@ -189,6 +199,6 @@ def _unreadable(path: str, error: Exception) -> ConfigError:
     return ConfigError(f"cannot read the config {path}: {cause}; give the path or URL of a YAML file")
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: BaseModel) -> str:
     """Return a config as YAML, in the order of its sections."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)

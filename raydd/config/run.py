@@ -37,6 +37,20 @@ def checked_name(name: str) -> str:
     return name
 
 
+def method_from(value: Any, context: Any, key: str) -> Any:
+    """Return plain data as the config of the method that it names; whatever is no section as it is.
+
+    Raises:
+        ValueError: When there is no such method, naming the key.
+    """
+    if not isinstance(value, dict):
+        return value
+    name = value.get("name")
+    if not isinstance(name, str) or name not in methods():
+        raise ValueError(f"{key} must be one of {', '.join(methods())}, got {name!r} (see `raydd methods`)")
+    return methods()[name].config.model_validate(value, context=context)
+
+
 class DataConfig(Section):
     """Where the real images are, and which of them are used."""
 
@@ -162,12 +176,7 @@ class Config(Section):
     @field_validator("method", mode="before")
     @classmethod
     def _pick_method(cls, value: Any, info: ValidationInfo) -> Any:
-        if not isinstance(value, dict):
-            return value
-        name = value.get("name")
-        if not isinstance(name, str) or name not in methods():
-            raise ValueError(f"method.name must be one of {', '.join(methods())}, got {name!r} (see `raydd methods`)")
-        return methods()[name].config.model_validate(value, context=info.context)
+        return method_from(value, info.context, "method.name")
 
     @model_validator(mode="before")
     @classmethod

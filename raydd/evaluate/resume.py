@@ -84,26 +84,26 @@ def do(task: Task, named: tuple[str, Item]) -> list[float]:
     name, item = named
     numbers = task.function(task.shared, item)
     body = _body(name, item, numbers)
-    task.folder.write_json(f"{name}.json", {**body, "sha256": _digest(body)})
+    task.folder.write_json(f"{name}.json", {**body, "sha256": digest(body)})
     return numbers
 
 
 def identity(shared: Shared) -> str:
     """Return the hash of all that the numbers of an evaluation's items have in common."""
-    plain = _plain({field.name: getattr(shared, field.name) for field in fields(shared)})
+    common = plain({field.name: getattr(shared, field.name) for field in fields(shared)})
     # Images may move, and a URL may come to hold others.
     for split in ("train", "test"):
-        url = plain.pop(split)
-        plain[split] = None if url is None else load_index(Folder(url)).hash
+        url = common.pop(split)
+        common[split] = None if url is None else load_index(Folder(url)).hash
     versions = {name: version(name) for name in ("raydd", "torch")}
     numerics = [torch.get_num_threads(), torch.backends.cudnn.allow_tf32]
     how = {"protocol": repr(PROTOCOLS[shared.protocol]), "numerics": numerics, "versions": versions}
-    return _digest({"shared": plain, "how": how})
+    return digest({"shared": common, "how": how})
 
 
 def key(base: str, item: Item) -> str:
     """Return the name of an item's file, given the `identity` of what it shares."""
-    return _digest({"shared": base, "item": _plain(item)})
+    return digest({"shared": base, "item": plain(item)})
 
 
 def _read(folder: Folder, name: str, item: Item) -> list[float] | None:
@@ -117,31 +117,32 @@ def _read(folder: Folder, name: str, item: Item) -> list[float] | None:
         return None
     if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
         return None
-    whole = body == _body(name, item, numbers) and sha == _digest(body)
+    whole = body == _body(name, item, numbers) and sha == digest(body)
     return [float(n) for n in numbers] if whole else None
 
 
 def _body(name: str, item: Item, numbers: list[float]) -> dict[str, Any]:
-    return {"key": name, "item": _plain(item), "accuracies": numbers}
+    return {"key": name, "item": plain(item), "accuracies": numbers}
 
 
 def _after(before: int, total: int, on_result: Progress | None) -> Progress | None:
     return None if on_result is None else lambda done, _: on_result(before + done, total)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return a value as JSON has it, arrays by what is in them."""
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value)
         return [data.dtype.str, list(data.shape), hashlib.sha256(data.tobytes()).hexdigest()]
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain({field.name: getattr(value, field.name) for field in fields(value)})
+        return plain({field.name: getattr(value, field.name) for field in fields(value)})
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return value
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """Return the sha256 of plain data as JSON."""
     return hashlib.sha256(to_json(value)).hexdigest()

@@ -1,0 +1,86 @@
+"""`raydd app`: packs what must be packed, takes the lease, lets the application work, and writes what it found."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raydd.apps.bench import Bench, need
+from raydd.config import AppConfig, dump_config
+from raydd.data.index import load_index
+from raydd.engine.executor import open_executor
+from raydd.engine.numerics import keep_heap, numerics
+from raydd.engine.run import Resume
+from raydd.errors import RunError
+from raydd.packing import packed
+from raydd.report import write_application
+from raydd.report.findings import Findings
+from raydd.store import Folder, Lease
+from raydd.watchers import Watcher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """A finished application in the store.
+
+    Attributes:
+        url: Its folder.
+        findings: What it found, as plain data.
+    """
+
+    url: str
+    findings: dict[str, Any]
+
+    @property
+    def report(self) -> str:
+        """URL of the page."""
+        return f"{self.url}/report.html"
+
+
+def run_application(kind: str, config: AppConfig, resume: Resume, watcher: Watcher) -> Application:
+    """Run an application to its page; it goes on where it was stopped, and a finished one is read back.
+
+    Raises:
+        UserError: For whatever the caller can mend: config, data, store, folder.
+        EngineError: When workers or arithmetic fail.
+    """
+    keep_heap()
+    train, test = packed(config, watcher)
+    test = need(test, "an application scores on a test split, got none; set data.test")
+    folder = Folder(config.store).folder(config.name)
+    identity = {"kind": kind, "hash": config.hash(load_index(Folder(train)).hash, load_index(Folder(test)).hash)}
+    if _exists(folder, kind, identity, resume) and folder.exists("results.json"):
+        return Application(url=folder.url, findings=folder.record("results.json")["findings"])
+    with Lease.acquire(folder.folder("lease"), say=watcher.say) as lease:
+        folder.write("config.yaml", dump_config(config).encode())
+        folder.write_json("app.json", identity)
+        with numerics(config.engine), open_executor(config.engine) as executor:
+            bench = Bench(
+                config=config, folder=folder, train=train, test=test, executor=executor, lease=lease, watcher=watcher
+            )
+            findings = _function(kind)(bench)
+        lease.check()
+        write_application(folder, kind, config, findings)
+        folder.write_json("results.json", {**identity, "findings": findings.to_json()})
+    return Application(url=folder.url, findings=findings.to_json())
+
+
+def _function(kind: str) -> Callable[[Bench], Findings]:
+    return importlib.import_module(f"raydd.apps.{kind}").run
+
+
+def _exists(folder: Folder, kind: str, identity: dict[str, Any], resume: Resume) -> bool:
+    """Whether the application was begun before; checks that it may be gone on with."""
+    exists = folder.exists("config.yaml")
+    if exists and resume == "never":
+        raise RunError(f"the folder {folder.url} exists; choose another name, delete it, or let --resume be auto")
+    if not exists and resume == "must":
+        raise RunError(f"expected an application at {folder.url} to go on with, got none; check name and store")
+    if not exists:
+        return False
+    before = folder.record("app.json") if folder.exists("app.json") else {}
+    if before != identity:
+        raise RunError(f"{folder.url} is of another config or kind; choose another name, or delete it")
+    return True
