@@ -61,8 +61,9 @@ def packed_at(source: str, shards: str, split: str, size: int | None) -> str:
 def _short(root: str) -> str:
     if not root:
         return ""
-    where = root if "://" in root else str(Path(root).resolve())
-    return f"{Path(root).name}-{hashlib.sha256(where.encode()).hexdigest()[:8]}"
+    plain = root if "://" in root or root.startswith("{") else str(Path(root).resolve())
+    called = "" if root.startswith("{") else f"{Path(root).name}-"
+    return f"{called}{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 
 
 def _packers(kind: str) -> int:

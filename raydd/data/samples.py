@@ -32,10 +32,13 @@ class Samples:
 class Source(Protocol):
     """A data set as it lies on disk or in a store."""
 
-    #: Data set, such as `mnist`.
-    name: str
     #: The SOURCE text with an absolute path; `parse` of it gives this source again, in any process.
     spec: str
+
+    @property
+    def name(self) -> str:
+        """Data set, such as `mnist`."""
+        ...
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from raydd.data import arrays
 from raydd.data.samples import Source
 from raydd.data.shards import ShardSource
 from raydd.data.trees import FolderSource, ImageNetSource, TinyImageNetSource
+from raydd.data.views import ViewSource
 from raydd.errors import DataError
 
 
@@ -48,6 +49,7 @@ SOURCES: dict[str, Kind] = {
         "class folders of images: ROOT/train/<class>, ROOT/test/<class>, or ROOT/<class>; any URL", FolderSource
     ),
     "webdataset": Kind("existing WebDataset shards, indexed in place; any URL", ShardSource),
+    "view": Kind('a part of packed shards, perhaps rotated or permuted: view:{"of": URL, "part": [0, 5]}', ViewSource),
 }
 
 
