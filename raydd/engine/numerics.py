@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from raydd.config import EngineConfig
+from raydd.nets import compute_in
 
 # Its attributes are made when it is imported, which type checkers cannot see.
 _UNINITIALIZED: Any = import_module("torch.utils.deterministic")
@@ -46,6 +47,7 @@ def apply_numerics(engine: EngineConfig) -> None:
     tf32 = engine.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+    compute_in(torch.bfloat16 if engine.precision == "bf16" else None)
 
 
 @contextmanager
@@ -55,10 +57,12 @@ def numerics(engine: EngineConfig) -> Iterator[None]:
     fill = _UNINITIALIZED.fill_uninitialized_memory
     benchmark = torch.backends.cudnn.benchmark
     matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    half = compute_in(None)
     apply_numerics(engine)
     try:
         yield
     finally:
+        compute_in(half)
         torch.set_num_threads(threads)
         torch.set_deterministic_debug_mode(mode)
         _UNINITIALIZED.fill_uninitialized_memory = fill

@@ -35,7 +35,9 @@ class InstanceNorm(nn.GroupNorm):
         super().__init__(channels, channels)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Normalise each map of `(N, C, H, W)`; same shape."""
+        """Normalise each map of `(N, C, H, W)`; same shape, float32 for a half precision."""
+        if input.dtype in (torch.bfloat16, torch.float16):
+            input = input.float()
         if not torch.is_grad_enabled():
             # The same kernel, without what autograd does in Python at each call.
             return _Norm.forward(input, self.weight, self.bias, self.eps)[0]

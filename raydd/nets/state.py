@@ -92,6 +92,10 @@ def initialise(
     return NetState(params, buffers)
 
 
+# The dtype that `compute_in` says.
+_half: torch.dtype | None = None
+
+
 def apply(
     module: nn.Module,
     params: dict[str, Tensor],
@@ -118,7 +122,25 @@ def apply(
     if module.training != train:
         module.train(train)
     options = {"features": True} if features else {}
-    return torch.func.functional_call(module, (params, buffers), (x,), options, tie_weights=False)
+    if _half is None:
+        return torch.func.functional_call(module, (params, buffers), (x,), options, tie_weights=False)
+    # Casts are not kept between calls: gradients flow through them.
+    with torch.autocast(x.device.type, _half, cache_enabled=False):
+        found = torch.func.functional_call(module, (params, buffers), (x,), options, tie_weights=False)
+    return found.float()
+
+
+def compute_in(dtype: torch.dtype | None) -> torch.dtype | None:
+    """Let networks convolve and multiply in a half precision from now on; return what they did it in before.
+
+    Weights, norms, what networks return, and all arithmetic outside of them stay float32.
+
+    Args:
+        dtype: Such as `torch.bfloat16`; None: as their numbers are.
+    """
+    global _half
+    before, _half = _half, dtype
+    return before
 
 
 def _draw(owner: nn.Module, leaf: str, shape: torch.Size, law: str, gen: torch.Generator) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from raydd.nets import compute_in
 from raydd.seeding import generator
 from tests.methods import toy
 from tests.methods.toy import SPECS, State, same_bits
@@ -197,3 +198,17 @@ def test_distilled_set_is_what_the_labels_say(name: str) -> None:
         assert labels.shape == (len(images), classes)
         hard = labels.argmax(1)
     assert hard.unique().tolist() == list(range(classes))
+
+
+def test_half_precision_is_near_single_and_repeats(name: str) -> None:
+    before = compute_in(torch.bfloat16)
+    try:
+        half, again = (toy.run(partial(toy.make, name, DATA), DATA, 2) for _ in range(2))
+    finally:
+        compute_in(before)
+    single = toy.run(partial(toy.make, name, DATA), DATA, 2)
+    assert equal(half, again)
+    # Some look at pixels only.
+    assert same_bits(half.variables, single.variables) == (name in ("mmd", "toy_pull"))
+    assert all(value.dtype == torch.float32 for value in half.variables.values())
+    assert half.losses == pytest.approx(single.losses, rel=0.1)
