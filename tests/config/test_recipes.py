@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 import pytest
 import yaml
 
-from raydd.config import DMConfig, MethodConfig, MethodSpec, config_from, load_config, methods
+from raydd.config import APPS, DMConfig, MethodConfig, MethodSpec, config_from, load_config, load_model, methods
 from raydd.config.load import parse_yaml
 from raydd.config.template import template
 from raydd.errors import ConfigError
@@ -19,12 +19,22 @@ from raydd.errors import ConfigError
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, id=str(p.relative_to(CONFIGS))) for p in sorted(CONFIGS.rglob("*.yaml"))]
-)
+def _recipes(*, apps: bool) -> list[object]:
+    found = [path for path in sorted(CONFIGS.rglob("*.yaml")) if (CONFIGS / "apps" in path.parents) == apps]
+    return [pytest.param(path, id=str(path.relative_to(CONFIGS))) for path in found]
+
+
+@pytest.mark.parametrize("path", _recipes(apps=False))
 def test_every_recipe_is_valid(path: Path) -> None:
     config = load_config(str(path))
     assert not config.method.iterative or config.method.rounds > 0
+
+
+@pytest.mark.parametrize("path", _recipes(apps=True))
+def test_every_application_is_valid(path: Path) -> None:
+    # Named `<kind>-<data>.yaml`.
+    config = load_model(APPS[path.stem.partition("-")[0]], str(path))
+    assert config.name == path.stem
 
 
 def test_the_quickstart_is_among_them() -> None:
