@@ -4,7 +4,7 @@ from raydd.config.apps import APPS, AppConfig
 from raydd.config.base import DataFacts, Section, flat
 from raydd.config.load import config_from, dump_config, load_config, load_model, model_from, parse_yaml, validate
 from raydd.config.methods import DMConfig, FRePoConfig, MethodConfig, MethodSpec, RandomConfig, methods
-from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig
+from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig, read_net
 from raydd.config.run import BASELINES, PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig, TrackerName
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "methods",
     "model_from",
     "parse_yaml",
+    "read_net",
     "validate",
 ]

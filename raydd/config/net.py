@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from raydd.config.base import Auto, DataFacts, Section
 
@@ -136,7 +138,19 @@ _ALL = (
 NETS = {str(net.model_fields["name"].default): net for net in _ALL}
 
 
-def _read_net(value: Any) -> Any:
+class AnnouncedNetConfig(AnyNetConfig):
+    """A third party's network: what else stands in its section is handed to its builder as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+@cache
+def announced() -> frozenset[str]:
+    """Return the names of the networks that third parties announce by the entry-point group `raydd.nets`."""
+    return frozenset(entry_points(group="raydd.nets").names) - NETS.keys()
+
+
+def read_net(value: Any) -> Any:
     """Read a network as YAML or the command line writes it: a mapping with a name, or `convnet:width=64,norm=batch`."""
     if isinstance(value, str) and value != "auto":
         name, _, options = value.partition(":")
@@ -145,9 +159,12 @@ def _read_net(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     name = value.get("name")
+    if isinstance(name, str) and name in announced():
+        return AnnouncedNetConfig.model_validate(value)
     if not isinstance(name, str) or name not in NETS:
-        raise ValueError(f"net.name must be one of {', '.join(NETS)}, got {name!r} (see `raydd nets`)")
+        known = ", ".join([*NETS, *sorted(announced())])
+        raise ValueError(f"net.name must be one of {known}, got {name!r} (see `raydd nets`)")
     return NETS[name].model_validate(value)
 
 
-NetConfig = Annotated[SerializeAsAny[AnyNetConfig], BeforeValidator(_read_net)]
+NetConfig = Annotated[SerializeAsAny[AnyNetConfig], BeforeValidator(read_net)]

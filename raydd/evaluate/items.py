@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydd.config import NETS
+from raydd.config import read_net
 from raydd.data.plan import EpochPlan, class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
@@ -166,7 +166,7 @@ def accuracies(shared: Shared, item: Item) -> list[float]:
     if item.predictors == ("knn",):
         return _by_neighbours(shared, item)
     protocol = shared.protocol_of(item)
-    net = NETS[item.net["name"]].model_validate(item.net)
+    net = read_net(item.net)
     device = torch.device(shared.device)
     preprocessing = shared.preprocessing().to(device)
     module = build(net, (shared.images.shape[1], shared.images.shape[2], shared.images.shape[3]), len(shared.classes))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
+import torch
 import yaml
 
+import raydd.config.net as net_module
+from raydd import nets
 from raydd.config import APPS, DMConfig, MethodConfig, MethodSpec, config_from, load_config, load_model, methods
 from raydd.config.load import parse_yaml
 from raydd.config.template import template
 from raydd.errors import ConfigError
+from raydd.seeding import generator
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
 
@@ -71,6 +76,39 @@ class OursConfig(MethodConfig):
 
 OURS = MethodSpec(config=OursConfig, implementation="ours:Ours", paper="Us, 2030", learns="much", slots="one")
 DM = MethodSpec(config=DMConfig, implementation="evil:DM", paper="", learns="", slots="")
+
+
+def one_layer(net: Any, shape: tuple[int, int, int], num_classes: int) -> torch.nn.Module:
+    """Return a network of a third party: linear, with an option that raydd does not know."""
+
+    class OneLayer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(math.prod(shape), num_classes, bias=net.bias)
+
+        def forward(self, x: torch.Tensor, features: bool = False) -> torch.Tensor:
+            return x.flatten(1) if features else self.linear(x.flatten(1))
+
+    return OneLayer()
+
+
+def test_third_parties_announce_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = EntryPoints([EntryPoint(name, f"{__name__}:one_layer", "raydd.nets") for name in ("one_layer", "convnet")])
+    for module in (net_module, nets):
+        monkeypatch.setattr(module, "entry_points", lambda group, **chosen: points.select(group=group, **chosen))
+    net_module.announced.cache_clear()
+    raw = {"name": "a", "data": {"train": "x"}, "method": {"name": "dm"}}
+    try:
+        config = config_from({**raw, "net": {"name": "one_layer", "bias": False}})
+        assert config_from(config.model_dump(mode="json")) == config
+        module = nets.build(config.net, (1, 8, 8), 10)
+        state = nets.initialise(module, generator(0, "test"))
+        assert {name: tuple(value.shape) for name, value in state.params.items()} == {"linear.weight": (10, 64)}
+        assert type(config_from({**raw, "net": {"name": "convnet"}}).net).__name__ == "ConvNetConfig"
+        with pytest.raises(ConfigError, match=r"resnet18_ap, one_layer, got 'two_layers'"):
+            config_from({**raw, "net": {"name": "two_layers"}})
+    finally:
+        net_module.announced.cache_clear()
 
 
 @pytest.fixture
