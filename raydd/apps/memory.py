@@ -1,4 +1,4 @@
-"""A memory: several distilled sets of different classes as one."""
+"""A memory: several distilled sets of different classes as one; and real images as a set."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raydd.distilled import DistilledSet
+from raydd.evaluate.request import real_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,12 +23,39 @@ class Memory(DistilledSet):
         """Bytes of all that is kept."""
         return sum(part.storage_bytes for part in self.parts)
 
+    @property
+    def is_memory(self) -> bool:
+        """Whether the images are recalled from bases by addresses, those of each part."""
+        return any(part.is_memory for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealSet(DistilledSet):
+    """Real images with hard labels, which take a byte a pixel."""
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of pixels and labels."""
+        return len(self) * real_bytes(self.images.shape[1:])
+
+
+def real_set(like: DistilledSet, pixels: Tensor, labels: Tensor) -> RealSet:
+    """Return real images normalised as those of a distilled set of the same classes, to be trained on like it.
+
+    Args:
+        like: The set.
+        pixels: uint8 (n, C, H, W).
+        labels: int64 (n,).
+    """
+    recipe = replace(like.recipe, name="real", method="random", label_kind="hard", label_convention="class index")
+    images = like.preprocessing(pixels)
+    return RealSet(images=images, labels=labels, recipe=recipe, preprocessing=like.preprocessing)
+
 
 def together(parts: Sequence[DistilledSet]) -> Memory:
     """Return sets of different classes as one set of all their classes, in their order.
 
-    Images are brought into the first set's normalisation. Hard labels are counted on; a row of soft labels gets, for the
-    classes of the other sets, the least of its own values: "not this class", as the set itself says it.
+    Images are brought into the first set's normalisation, soft labels into those of all classes (`widened`).
 
     Args:
         parts: One set or more, made by the same method.
@@ -35,7 +63,10 @@ def together(parts: Sequence[DistilledSet]) -> Memory:
     first, classes = parts[0], tuple(name for part in parts for name in part.classes)
     starts = [sum(len(part.classes) for part in parts[:i]) for i in range(len(parts))]
     images = [part.images if part is first else _alike(first, part) for part in parts]
-    labels = [_labels(part, start, len(classes)) for part, start in zip(parts, starts, strict=True)]
+    labels = [
+        part.labels + start if part.labels.ndim == 1 else widened(part.labels, start, len(classes))
+        for part, start in zip(parts, starts, strict=True)
+    ]
     return Memory(
         images=torch.cat(images),
         labels=torch.cat(labels),
@@ -54,9 +85,23 @@ def _alike(first: DistilledSet, part: DistilledSet) -> Tensor:
     return first.preprocessing(part.preprocessing.inverse(part.images))
 
 
-def _labels(part: DistilledSet, start: int, classes: int) -> Tensor:
-    if part.labels.ndim == 1:
-        return part.labels + start
-    rows = part.labels.min(1, keepdim=True).values.expand(len(part), classes).clone()
-    rows[:, start : start + len(part.classes)] = part.labels
-    return rows
+def widened(labels: Tensor, start: int, classes: int) -> Tensor:
+    """Return soft labels of some classes as labels of more.
+
+    Rows that are probabilities get zeros. Any others are FRePo's: `(p - 1/c) / sqrt(c / 10)` of the c classes that they speak
+    of. They become the same p, zero for the other classes, centred and scaled for all of them; so what starts as the
+    labels of c classes is what would have started as those of all.
+
+    Args:
+        labels: float (n, c).
+        start: Where the c classes begin among all.
+        classes: How many there are in all, at least `start + c`.
+
+    Returns:
+        float (n, classes).
+    """
+    own = labels.shape[1]
+    probable = bool((labels >= 0).all() and ((labels.sum(1) - 1).abs() <= 1e-3).all())
+    wide = torch.zeros(len(labels), classes, dtype=labels.dtype)
+    wide[:, start : start + own] = labels if probable else labels * (own / 10) ** 0.5 + 1 / own
+    return wide if probable else (wide - 1 / classes) / (classes / 10) ** 0.5

@@ -24,6 +24,7 @@ class View(BaseModel):
     Attributes:
         of: URL of packed shards.
         classes: These classes only, by position or name, in this order.
+        ids: These images only, by their numbers in `RealData` of those classes.
         part: `[i, n]`: the i-th, from 0, of n parts of every class, which are disjoint and as equal as can be.
         seed: What the parts are keyed by.
         rotate: Every image turned by so many degrees, counter-clockwise, black beyond its edges.
@@ -34,6 +35,7 @@ class View(BaseModel):
 
     of: str
     classes: list[int | str] | None = None
+    ids: list[Annotated[int, Field(ge=0)]] | None = None
     part: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     rotate: float = 0.0
@@ -86,6 +88,8 @@ class ViewSource:
 
     def _ids(self, real: RealData, label: int) -> torch.Tensor:
         ids = real.by_class[label]
+        if self.view.ids is not None:
+            ids = ids[torch.isin(ids, torch.tensor(self.view.ids))]
         if self.view.part is None:
             return ids
         i, n = self.view.part

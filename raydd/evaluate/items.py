@@ -5,7 +5,7 @@ What travels between processes is plain data with numpy arrays; real images are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
@@ -304,7 +304,11 @@ def _train_whole(
 
 @torch.no_grad()
 def score(
-    module: nn.Module, states: Sequence[NetState], test: RealData, preprocessing: Transform, device: torch.device
+    module: nn.Module,
+    states: Sequence[NetState],
+    test: RealData,
+    preprocessing: Callable[[Tensor], Tensor],
+    device: torch.device,
 ) -> list[float]:
     """Return, for each network, the share of test images whose strongest logit is their class, in percent."""
     correct = torch.zeros(len(states), dtype=torch.int64, device=device)

@@ -174,7 +174,7 @@ def prepare(request: Request, *, test: str, train: str | None, whole_epochs: int
         whole_epochs=whole_epochs,
         seed=seed,
         device=device,
-        draws={of: _draws(ds, of, counts) for of in DRAWN if of in request.baselines},
+        draws={of: draws(ds, of, counts) for of in DRAWN if of in request.baselines},
         others={of: _alike(ds, core) for of, core in request.coresets.items()},
         **_numbers(ds, PROTOCOLS[name]),
     )
@@ -224,23 +224,24 @@ def per_class(ds: DistilledSet) -> tuple[int, ...]:
     return tuple(counts) if ipc is None else (int(ipc),) * len(counts)
 
 
-def _draws(ds: DistilledSet, of: str, counts: Sequence[int]) -> tuple[int, ...]:
+def draws(ds: DistilledSet, of: str, counts: Sequence[int]) -> tuple[int, ...]:
     """Return how many real images of each class a baseline draws, no more than there are (`counts`)."""
     wanted = per_class(ds)
     if of == "random@bytes":
-        whole, rest = divmod(ds.storage_bytes // _real_bytes(ds), len(ds.classes))
+        each = real_bytes(ds.images.shape[1:])
+        whole, rest = divmod(ds.storage_bytes // each, len(ds.classes))
         wanted = tuple(whole + (c < rest) for c in range(len(ds.classes)))
         if whole == 0:
             raise ConfigError(
-                f"random@bytes takes at least a real image a class, which is {_real_bytes(ds) * len(ds.classes)} bytes, got "
+                f"random@bytes takes at least a real image a class, which is {each * len(ds.classes)} bytes, got "
                 f"a set of {ds.storage_bytes}; leave it out"
             )
     return tuple(min(pair) for pair in zip(wanted, counts, strict=True))
 
 
-def _real_bytes(ds: DistilledSet) -> int:
+def real_bytes(shape: Sequence[int]) -> int:
     """Return the bytes of a real image, at a byte a pixel, with its label."""
-    return ds.images[0].numel() + LABEL_BYTES
+    return math.prod(shape) + LABEL_BYTES
 
 
 def float_bytes(shape: Sequence[int]) -> int:
@@ -261,7 +262,7 @@ def _size(request: Request, shared: Shared, counts: Sequence[int], of: str) -> t
     if of in MEANS:
         return len(request.coresets[of]), request.coresets[of].storage_bytes
     images = len(request.coresets[of]) if of in request.coresets else sum(shared.draws.get(of, counts))
-    return images, images * _real_bytes(ds)
+    return images, images * real_bytes(ds.images.shape[1:])
 
 
 def _cells(request: Request, protocol: Protocol, facts: DataFacts) -> tuple[Cell, ...]:

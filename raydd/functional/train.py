@@ -82,6 +82,7 @@ def train_on(
     seed: int,
     indices: tuple[int | str, ...] = (),
     augment: Augment | None = None,
+    loss: Loss | None = None,
 ) -> NetState:
     """Train a network on `batches(step)`, each a pair of images and labels on the device of the state.
 
@@ -94,6 +95,7 @@ def train_on(
         seed: As in `train`.
         indices: As in `train`.
         augment: As in `train`.
+        loss: Another loss than the recipe's.
     """
     state = state.clone()
     optim = init_optimiser(state, recipe)
@@ -104,7 +106,7 @@ def train_on(
         x, y = batches(step)
         if augment is not None:
             x = augment(x, generator(seed, "augment", *indices, step))
-        state, optim, _ = train_step(module, state, optim, x, y, recipe, recipe.lr_at(step, count))
+        state, optim, _ = train_step(module, state, optim, x, y, recipe, recipe.lr_at(step, count), loss=loss)
     return state
 
 
