@@ -1,4 +1,4 @@
-"""A memory: several distilled sets of different classes as one; and real images as a set."""
+"""What is kept: several sets of different classes as one, real images, and learned images of a byte a pixel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from raydd.config import MethodConfig, methods
 from raydd.distilled import DistilledSet
-from raydd.evaluate.request import real_bytes
+from raydd.evaluate.request import MEANS, float_bytes, real_bytes
+
+LEVEL_BYTES = 8  # an image's least value and step, two float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,60 @@ class RealSet(DistilledSet):
     def storage_bytes(self) -> int:
         """Bytes of pixels and labels."""
         return len(self) * real_bytes(self.images.shape[1:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundedSet(DistilledSet):
+    """Learned images that are kept as one of 256 levels a pixel, between each image's least and greatest value."""
+
+    @property
+    def storage_bytes(self) -> int:
+        """Bytes of levels, of each image's least value and step, and of labels."""
+        return len(self) * (self.images[0].numel() + LEVEL_BYTES) + self.labels.numel() * self.labels.element_size()
+
+
+def remembered(ds: DistilledSet, keep: str) -> DistilledSet:
+    """Return a distilled set as it is kept.
+
+    Coresets are real images, which a byte a pixel holds exactly. Addressed memories stay as they are.
+
+    Args:
+        ds: The set.
+        keep: `float32`, or `uint8`: images rounded to 256 levels each.
+    """
+    spec = methods().get(ds.recipe.method)
+    if spec is not None and not spec.config.iterative and ds.recipe.method not in MEANS:
+        return RealSet(images=ds.images, labels=ds.labels, recipe=ds.recipe, preprocessing=ds.preprocessing)
+    if keep == "float32" or ds.is_memory:
+        return ds
+    return RoundedSet(
+        images=rounded(ds.images), labels=ds.labels, recipe=ds.recipe, preprocessing=ds.preprocessing, extras=ds.extras
+    )
+
+
+def rounded(images: Tensor) -> Tensor:
+    """Return images (n, C, H, W) with every value at the nearest of 256 equal steps between its image's extremes."""
+    flat = images.flatten(1)
+    least = flat.min(1, keepdim=True).values
+    step = ((flat.max(1, keepdim=True).values - least) / 255).clamp(min=torch.finfo(flat.dtype).tiny)
+    return (least + ((flat - least) / step).round() * step).view_as(images)
+
+
+def bytes_of(method: MethodConfig, shape: Sequence[int], classes: int, keep: str) -> int:
+    """Return the most bytes that a method's set of so many classes takes as it is kept.
+
+    Args:
+        method: The method.
+        shape: (C, H, W) of an image.
+        classes: Of the set.
+        keep: As for `remembered`.
+    """
+    count = method.ipc * classes
+    if not method.iterative and method.name not in MEANS:
+        return count * real_bytes(shape)
+    image = float_bytes(shape) if keep == "float32" or method.name == "rtp" else real_bytes(shape) + LEVEL_BYTES
+    soft = 4 * classes - 8 if getattr(method, "learn_labels", False) else 0
+    return count * (image + soft)
 
 
 def real_set(like: DistilledSet, pixels: Tensor, labels: Tensor) -> RealSet:

@@ -87,6 +87,9 @@ class ContinualSection(AppSection):
     """How classes or tasks come, and what is remembered of them."""
 
     kind: str
+    keep: Literal["float32", "uint8"] = Field(
+        "float32", description="how learned images are kept; uint8: 256 levels between each image's extremes"
+    )
 
 
 class ClassesSection(ContinualSection):

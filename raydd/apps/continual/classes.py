@@ -16,13 +16,13 @@ from numpy.random import RandomState
 
 from raydd.apps.bench import Bench
 from raydd.apps.continual.arms import BASELINES, line, pair, protocol_of, titles
-from raydd.apps.memory import Memory, together
+from raydd.apps.memory import Memory, bytes_of, remembered, together
 from raydd.config import MethodConfig
 from raydd.config.apps import ClassesSection
 from raydd.data.index import load_index
+from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate import Accuracy
-from raydd.evaluate.request import float_bytes
 from raydd.report.findings import Figure, Findings, Grid, Sheet
 from raydd.store import Folder
 
@@ -56,7 +56,7 @@ def run(bench: Bench, app: ClassesSection) -> Findings:
     orders = cut(bench.classes, app.steps, app.orders)
     shape = image_shape(bench.train)
     check_budget(bench.config.methods, app, shape, max(len(step) for step in orders[0]))
-    found = [outcome for order in range(len(orders)) for outcome in _outcomes(bench, order, orders[order])]
+    found = [outcome for order in range(len(orders)) for outcome in _outcomes(bench, app, order, orders[order])]
     return _findings(bench, app, orders, found)
 
 
@@ -82,15 +82,9 @@ def image_shape(url: str) -> tuple[int, int, int]:
     return index.channels, index.size, index.size
 
 
-def bytes_per_class(method: MethodConfig, shape: tuple[int, ...], classes: int) -> int:
-    """Return the most bytes that a method's set of so many classes takes for one of them."""
-    soft = 4 * classes - 8 if getattr(method, "learn_labels", False) else 0
-    return method.ipc * (float_bytes(shape) + soft)
-
-
 def budget_of(methods: list[MethodConfig], app: ClassesSection, shape: tuple[int, ...], classes: int) -> int:
     """Return the bytes that a memory may take for each class seen."""
-    return app.budget or max(bytes_per_class(method, shape, classes) for method in methods)
+    return app.budget or max(bytes_of(method, shape, classes, app.keep) // classes for method in methods)
 
 
 def check_budget(methods: list[MethodConfig], app: ClassesSection, shape: tuple[int, ...], classes: int) -> None:
@@ -106,27 +100,30 @@ def check_budget(methods: list[MethodConfig], app: ClassesSection, shape: tuple[
         ConfigError: When not.
     """
     for i, method in enumerate(methods):
-        taken = bytes_per_class(method, shape, classes)
+        taken = bytes_of(method, shape, classes, app.keep) // classes
         if taken > budget_of(methods, app, shape, classes):
             raise ConfigError(
-                f"methods.{i}.ipc {method.ipc} takes up to {taken} bytes a class, got app.budget {app.budget}; lower the one or "
-                "raise the other"
+                f"methods.{i}.ipc must make sets of at most app.budget ({app.budget}) bytes a class, got {method.ipc}, which "
+                f"takes up to {taken}; lower the one or raise the other"
             )
 
 
-def _name(i: int, method: MethodConfig, order: int, step: int) -> str:
-    return f"{i}-{method.name}-order{order}-step{step}"
+def _sets(bench: Bench, app: ClassesSection, i: int, order: int, steps: list[tuple[str, ...]]) -> list[DistilledSet]:
+    """Return what a method keeps of each step."""
+    method = bench.config.methods[i]
+    names = [f"{i}-{method.name}-order{order}-step{k}" for k in range(1, len(steps) + 1)]
+    return [
+        remembered(bench.distil(method, name, classes=list(classes)), app.keep)
+        for name, classes in zip(names, steps, strict=True)
+    ]
 
 
-def _outcomes(bench: Bench, order: int, steps: list[tuple[str, ...]]) -> list[Outcome]:
+def _outcomes(bench: Bench, app: ClassesSection, order: int, steps: list[tuple[str, ...]]) -> list[Outcome]:
     """Return what all memories score in an order; a baseline that is the same for two methods is trained on once."""
     found, seen = [], set()
     methods = bench.config.methods
     for i, (method, title) in enumerate(zip(methods, titles(methods), strict=True)):
-        sets = [
-            bench.distil(method, _name(i, method, order, k), classes=list(classes))
-            for k, classes in enumerate(steps, 1)
-        ]
+        sets = _sets(bench, app, i, order, steps)
         for k in range(1, len(steps) + 1):
             memory = together(sets[:k])
             kinds = {of: _kind(bench, method, memory, of) for of in bench.config.evaluate.baselines}
@@ -175,7 +172,7 @@ def _findings(bench: Bench, app: ClassesSection, orders: list[list[tuple[str, ..
         lead=lead,
         grids=tuple(grids),
         figures=(Figure(title="Accuracy over steps", lines=curves, xlabel="step", ylabel="accuracy, %"),),
-        sheets=(_sheet(bench, orders[0]),),
+        sheets=(_sheet(bench, app, orders[0]),),
         notes=NOTES,
         values={
             "accuracy": {name: [list(cell) for cell in cells] for name, cells in table.items()},
@@ -225,9 +222,8 @@ def _bytes(
     )
 
 
-def _sheet(bench: Bench, steps: list[tuple[str, ...]]) -> Sheet:
+def _sheet(bench: Bench, app: ClassesSection, steps: list[tuple[str, ...]]) -> Sheet:
     rows = []
-    for i, (method, title) in enumerate(zip(bench.config.methods, titles(bench.config.methods), strict=True)):
-        sets = [bench.distil(method, _name(i, method, 0, k), classes=list(c)) for k, c in enumerate(steps, 1)]
-        rows.append((title, together(sets).pixels().numpy()))
+    for i, title in enumerate(titles(bench.config.methods)):
+        rows.append((title, together(_sets(bench, app, i, 0, steps)).pixels().numpy()))
     return Sheet(title="The memories", rows=tuple(rows), note="In the order in which the classes came.")

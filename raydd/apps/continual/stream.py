@@ -21,7 +21,7 @@ scheme in a few sentences; where it leaves something open this is raydd's design
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -30,8 +30,9 @@ from torch import Tensor
 
 from raydd.apps.bench import Bench
 from raydd.apps.continual.arms import BASELINES, line, pair, titles
-from raydd.apps.continual.classes import cut
-from raydd.apps.memory import real_set
+from raydd.apps.continual.classes import cut, image_shape
+from raydd.apps.memory import bytes_of, real_set, remembered
+from raydd.config import MethodConfig
 from raydd.config.apps import StreamSection
 from raydd.data.index import load_index
 from raydd.data.reader import RealData
@@ -76,46 +77,38 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What is left of a task, and what was held on the way.
+class Streamed:
+    """A task that has come to its end.
 
     Attributes:
-        ds: The memory.
-        moments: After each of its mini-batches, and after its compression.
+        real: Its images.
+        states: The ids in the buffer after each mini-batch.
+        buffer: Shards of what was in the buffer at the end.
     """
 
-    ds: DistilledSet
-    moments: tuple[Moment, ...]
+    real: RealData
+    states: list[list[int]]
+    buffer: str
 
 
 def run(bench: Bench, app: StreamSection) -> Findings:
     """Return what is retained of a stream by each memory."""
+    largest = -(-len(bench.classes) // app.tasks) if app.stream == "classes" else len(bench.classes)
+    check_shares(bench.config.methods, app, image_shape(bench.train), largest)
     tasks = _tasks(bench, app)
-    names = titles(bench.config.methods)
-    memories: dict[str, list[Kept]] = {name: [] for name in [*names, RESERVOIR]}
-    for t, task in enumerate(tasks):
-        real = RealData(task.train)
-        room = buffer_bytes(app.budget, app.tasks, t)
-        states = list(_buffers(bench, app, real, t, room))
-        buffered = _packed_buffer(bench, app, task, t, states[-1])
-        for i, name in enumerate(names):
-            ds = bench.distil(
-                bench.config.methods[i], f"{i}-{bench.config.methods[i].name}-task{t + 1}", train=buffered
-            )
-            _check_share(app, i, ds)
-            memories[name].append(_kept(ds, states, real, memories[name]))
-        like = memories[names[0]][-1].ds
-        drawn = _share_of(app, real, states[-1])
-        ids = torch.tensor(sorted(drawn))
-        memories[RESERVOIR].append(
-            _kept(real_set(like, real.images(ids), real.labels[ids]), states, real, memories[RESERVOIR])
-        )
-    marks = {name: _marks(bench, tasks, [kept.ds for kept in parts]) for name, parts in memories.items()}
+    streamed = [_stream(bench, app, task, t) for t, task in enumerate(tasks)]
+    memories = {
+        name: [_compressed(bench, app, i, t, each.buffer) for t, each in enumerate(streamed)]
+        for i, name in enumerate(titles(bench.config.methods))
+    }
+    likes = next(iter(memories.values()))
+    memories[RESERVOIR] = [_drawn(app, like, each) for like, each in zip(likes, streamed, strict=True)]
+    held = {name: _held(sets, streamed) for name, sets in memories.items()}
+    marks = {name: _marks(bench, tasks, sets) for name, sets in memories.items()}
     if "whole" in bench.config.evaluate.baselines:
-        likes = [kept.ds for kept in memories[names[0]]]
-        whole = [_everything(like, task) for like, task in zip(likes, tasks, strict=True)]
-        marks[BASELINES["whole"]] = _marks(bench, tasks, whole)
-    return _findings(bench, app, tasks, memories, marks)
+        everything = [real_set(like, *_all(each.real)) for like, each in zip(likes, streamed, strict=True)]
+        marks[BASELINES["whole"]] = _marks(bench, tasks, everything)
+    return _findings(bench, app, tasks, memories, held, marks)
 
 
 def buffer_bytes(budget: int, tasks: int, finished: int) -> int:
@@ -149,93 +142,106 @@ def reservoirs(labels: Tensor, quota: int, batch: int, gen: torch.Generator) -> 
 
 def _tasks(bench: Bench, app: StreamSection) -> list[Task]:
     """Pack the tasks' images."""
-    train, test = load_index(Folder(bench.train)), load_index(Folder(bench.test))
-    if app.stream == "classes":
-        parts = cut(bench.classes, app.tasks, 1)[0]
-        views = [(", ".join(part), {"classes": list(part)}) for part in parts]
-        counts = [sum(int(train.counts[train.classes.index(name)]) for name in part) for part in parts]
-        pieces = [max(1, round(count / app.images)) for count in counts]
-        places = [(0, n) for n in pieces]
-    else:
-        changes = [_change(app, t) for t in range(app.tasks)]
-        classes = {} if bench.config.data.classes == "all" else {"classes": list(bench.classes)}
-        views = [(name, {**classes, **change}) for name, change in changes]
-        count = sum(int(train.counts[train.classes.index(name)]) for name in bench.classes)
-        n = max(app.tasks, round(count / app.images))
-        places = [(t, n) for t in range(app.tasks)]
-    del test
+    train = load_index(Folder(bench.train))
+    sizes = {name: int(count) for name, count in zip(train.classes, train.counts, strict=True)}
     found = []
-    for t, ((name, view), part) in enumerate(zip(views, places, strict=True)):
-        shown = View(of=bench.train, part=part if part[1] > 1 else None, seed=bench.config.seed, **view)
-        tested = View(of=bench.test, **view)
-        found.append(
-            Task(
-                name=name,
-                train=bench.pack(shown.source, f"task{t + 1}-train"),
-                test=bench.pack(tested.source, f"task{t + 1}-test", split="test"),
-            )
+    for t in range(app.tasks):
+        name, view = _view(bench, app, t)
+        pieces = round(sum(sizes[str(each)] for each in view.classes or bench.classes) / app.images)
+        cut_in = max(1, pieces) if app.stream == "classes" else max(app.tasks, pieces)
+        part = (0 if app.stream == "classes" else t, cut_in)
+        shown = view.model_copy(update={"part": part, "seed": bench.config.seed})
+        tested = view.model_copy(update={"of": bench.test})
+        urls = (
+            bench.pack(shown.source, f"task{t + 1}-train"),
+            bench.pack(tested.source, f"task{t + 1}-test", split="test"),
         )
+        found.append(Task(name=name, train=urls[0], test=urls[1]))
     return found
 
 
-def _change(app: StreamSection, t: int) -> tuple[str, dict[str, float]]:
+def _view(bench: Bench, app: StreamSection, t: int) -> tuple[str, View]:
+    """Return a task's name, and what it makes of all training images."""
+    if app.stream == "classes":
+        names = list(cut(bench.classes, app.tasks, 1)[0][t])
+        return ", ".join(names), View(of=bench.train, classes=names)
+    chosen = None if bench.config.data.classes == "all" else list(bench.classes)
     if app.stream == "permutations":
-        return f"order {t}", {"permute": t}
+        return f"order {t}", View(of=bench.train, classes=chosen, permute=t)
     angle = 180 * t / app.tasks
-    return f"{angle:g} degrees", {"rotate": angle}
+    return f"{angle:g} degrees", View(of=bench.train, classes=chosen, rotate=angle)
 
 
-def _buffers(bench: Bench, app: StreamSection, real: RealData, t: int, room: int) -> Iterator[list[int]]:
-    """Yield the ids in the buffer after each mini-batch of a task."""
-    each, classes = real_bytes(real.shape), real.num_classes
-    quota = room // each // classes
-    if app.budget // app.tasks // each < classes:
-        raise ConfigError(
-            f"app.budget must give each of {app.tasks} tasks room for a real image of each of its {classes} classes, "
-            f"{app.tasks * classes * each} bytes, got {app.budget}"
-        )
-    order = torch.randperm(len(real), generator=generator(bench.config.seed, "stream", t))
-    for kept in reservoirs(real.labels[order], quota, app.batch, generator(bench.config.seed, "reservoir", t)):
-        yield [int(order[place]) for label in sorted(kept) for place in kept[label]]
+def _stream(bench: Bench, app: StreamSection, task: Task, t: int) -> Streamed:
+    """Let a task's images come once, and pack what the buffer holds in the end: all that a set is distilled from."""
+    real, seed = RealData(task.train), bench.config.seed
+    quota = buffer_bytes(app.budget, app.tasks, t) // real_bytes(real.shape) // real.num_classes
+    order = torch.randperm(len(real), generator=generator(seed, "stream", t))
+    kept = reservoirs(real.labels[order], quota, app.batch, generator(seed, "reservoir", t))
+    states = [[int(order[place]) for label in sorted(of) for place in of[label]] for of in kept]
+    view = View(of=task.train, ids=sorted(states[-1]))
+    return Streamed(real=real, states=states, buffer=bench.pack(view.source, f"task{t + 1}-buffer"))
 
 
-def _packed_buffer(bench: Bench, app: StreamSection, task: Task, t: int, ids: list[int]) -> str:
-    """Return the shards of the images in the buffer, which is all that a set is distilled from."""
-    return bench.pack(View(of=task.train, ids=sorted(ids)).source, f"task{t + 1}-buffer")
+def _compressed(bench: Bench, app: StreamSection, i: int, t: int, buffer: str) -> DistilledSet:
+    method = bench.config.methods[i]
+    return remembered(bench.distil(method, f"{i}-{method.name}-task{t + 1}", train=buffer), app.keep)
 
 
-def _check_share(app: StreamSection, i: int, ds: DistilledSet) -> None:
-    share = app.budget // app.tasks
-    if ds.storage_bytes > share:
-        raise ConfigError(
-            f"methods.{i}.ipc must make sets of at most {share} bytes, the share of each of {app.tasks} tasks in app.budget, got "
-            f"{ds.storage_bytes}; lower it or raise app.budget to {ds.storage_bytes * app.tasks}"
-        )
-
-
-def _kept(ds: DistilledSet, states: list[list[int]], real: RealData, before: list[Kept]) -> Kept:
-    """Return a memory with what was held after each mini-batch, and after the compression."""
-    finished, each = sum(kept.ds.storage_bytes for kept in before), real_bytes(real.shape)
-    held = [Moment(buffer=len(ids) * each, finished=finished) for ids in states]
-    return Kept(ds=ds, moments=(*held, Moment(buffer=0, finished=finished + ds.storage_bytes)))
-
-
-def _share_of(app: StreamSection, real: RealData, ids: list[int]) -> list[int]:
-    """Return the ids of the buffer that a task's share holds, as many of each class."""
+def _drawn(app: StreamSection, like: DistilledSet, streamed: Streamed) -> DistilledSet:
+    """Return the images of the buffer that a task's share holds, as many of each class."""
+    real = streamed.real
     quota = app.budget // app.tasks // real_bytes(real.shape) // real.num_classes
-    # A class's images stand in the order of its reservoir, which is that of the shuffled stream.
-    by_class: dict[int, list[int]] = {}
-    for i in ids:
-        by_class.setdefault(int(real.labels[i]), []).append(i)
-    return [i for of_class in by_class.values() for i in of_class[:quota]]
+    labels = real.labels[streamed.states[-1]].tolist()
+    # The images of a class stand as its reservoir has them: any of its places is as good as any other.
+    places = [i for i, label in enumerate(labels) if labels[:i].count(label) < quota]
+    ids = torch.tensor(streamed.states[-1])[places]
+    return real_set(like, real.images(ids), real.labels[ids])
 
 
-def _everything(like: DistilledSet, task: Task) -> DistilledSet:
-    real = RealData(task.train, classes=list(like.classes))
-    return real_set(like, real.images(torch.arange(len(real))), real.labels)
+def _all(real: RealData) -> tuple[Tensor, Tensor]:
+    return real.images(torch.arange(len(real))), real.labels
 
 
-def _marks(bench: Bench, tasks: list[Task], memories: list[DistilledSet]) -> list[list[float]]:
+def _held(sets: list[DistilledSet], streamed: list[Streamed]) -> list[Moment]:
+    """Return what was held after each mini-batch, and after each task's compression."""
+    found, finished = [], 0
+    for ds, each in zip(sets, streamed, strict=True):
+        size = real_bytes(each.real.shape)
+        found += [Moment(buffer=len(ids) * size, finished=finished) for ids in each.states]
+        finished += ds.storage_bytes
+        found.append(Moment(buffer=0, finished=finished))
+    return found
+
+
+def check_shares(methods: list[MethodConfig], app: StreamSection, shape: tuple[int, ...], classes: int) -> None:
+    """Check that a task's share of the budget holds a real image of each class, and every method's sets.
+
+    Args:
+        methods: The fillers.
+        app: What says the budget.
+        shape: (C, H, W) of an image.
+        classes: Of the largest task.
+
+    Raises:
+        ConfigError: When not.
+    """
+    share, least = app.budget // app.tasks, classes * real_bytes(shape)
+    if share < least:
+        raise ConfigError(
+            f"app.budget must give each of {app.tasks} tasks room for a real image of each of {classes} classes, "
+            f"{app.tasks * least} bytes in all, got {app.budget}"
+        )
+    for i, method in enumerate(methods):
+        taken = bytes_of(method, shape, classes, app.keep)
+        if taken > share:
+            raise ConfigError(
+                f"methods.{i}.ipc must make sets of at most {share} bytes, the share of each of {app.tasks} tasks in app.budget, "
+                f"got {method.ipc}, which takes up to {taken}; lower it, or raise app.budget to {taken * app.tasks}"
+            )
+
+
+def _marks(bench: Bench, tasks: list[Task], memories: Sequence[DistilledSet]) -> list[list[float]]:
     """Return the percents of all networks on each task, trained from scratch on what is kept of it."""
     return [
         bench.evaluate([bench.request(ds)], test=task.test)[0].each for task, ds in zip(tasks, memories, strict=True)
@@ -246,12 +252,12 @@ def _findings(
     bench: Bench,
     app: StreamSection,
     tasks: list[Task],
-    memories: dict[str, list[Kept]],
+    memories: dict[str, list[DistilledSet]],
+    held: dict[str, list[Moment]],
     marks: dict[str, list[list[float]]],
 ) -> Findings:
     retained = {name: pair([fmean(each) for each in zip(*of, strict=True)]) for name, of in marks.items()}
     each = {name: [pair(percents) for percents in of] for name, of in marks.items()}
-    held = {name: [m for kept in parts for m in kept.moments] for name, parts in memories.items()}
     most = {name: max(m.buffer + m.finished for m in moments) for name, moments in held.items()}
     last = {name: moments[-1].finished for name, moments in held.items()}
     shown = [task.name for task in tasks] if len(tasks) <= MOST_COLUMNS else []
@@ -271,7 +277,7 @@ def _findings(
         grids=(grid,),
         figures=(
             Figure(title="Accuracy by task", lines=curves, xlabel="task", ylabel="accuracy, %"),
-            Figure(title="Bytes held", lines=_held(app, held), xlabel="mini-batch", ylabel="bytes"),
+            Figure(title="Bytes held", lines=_bytes(app, held), xlabel="mini-batch", ylabel="bytes"),
         ),
         sheets=(_sheet(tasks, memories),),
         notes=NOTES,
@@ -283,7 +289,7 @@ def _findings(
     )
 
 
-def _held(app: StreamSection, held: dict[str, list[Moment]]) -> tuple[Line, ...]:
+def _bytes(app: StreamSection, held: dict[str, list[Moment]]) -> tuple[Line, ...]:
     lines = [
         Line(
             name=name,
@@ -296,10 +302,10 @@ def _held(app: StreamSection, held: dict[str, list[Moment]]) -> tuple[Line, ...]
     return (*lines, Line(name="budget", x=ends, y=(float(app.budget),) * 2))
 
 
-def _sheet(tasks: list[Task], memories: dict[str, list[Kept]]) -> Sheet:
+def _sheet(tasks: list[Task], memories: dict[str, list[DistilledSet]]) -> Sheet:
     rows = [
-        (f"{name}: {task.name}", kept.ds.pixels().numpy())
-        for name, parts in memories.items()
-        for task, kept in list(zip(tasks, parts, strict=True))[:3]
+        (f"{name}: {task.name}", ds.pixels().numpy())
+        for name, sets in memories.items()
+        for task, ds in list(zip(tasks, sets, strict=True))[:3]
     ]
     return Sheet(title="What is kept of the first tasks", rows=tuple(rows))
