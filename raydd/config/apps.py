@@ -198,6 +198,14 @@ class ContinualConfig(AppConfig):
         return self
 
     @model_validator(mode="after")
+    def _check_networks(self) -> Self:
+        if self.evaluate.repeats < 1:
+            raise ValueError(f"evaluate.repeats must be >= 1, got {self.evaluate.repeats}")
+        if self.evaluate.nets != "auto" and len(self.evaluate.nets) != 1:
+            raise ValueError(f"evaluate.nets must be auto or one network here, got {len(self.evaluate.nets)}")
+        return self
+
+    @model_validator(mode="after")
     def _check_methods(self) -> Self:
         for i, method in enumerate(self.methods):
             protocol = method.default_protocol if self.evaluate.protocol == "auto" else self.evaluate.protocol
@@ -206,9 +214,9 @@ class ContinualConfig(AppConfig):
                     f"methods.{i}.name: steps learned for one part of the classes or tasks train no network on several; set "
                     f"evaluate.protocol to another than dd, or choose another method, got {method.name}"
                 )
-            if protocol == "fair" and self.app.kind == "stream":
+            if protocol == "fair":
                 raise ValueError(
-                    "evaluate.protocol must choose nothing on training images, of which a stream keeps none, got fair"
+                    "evaluate.protocol must choose nothing on training images, of which a memory keeps none, got fair"
                 )
         return self
 
