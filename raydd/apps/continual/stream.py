@@ -189,12 +189,12 @@ def _compressed(bench: Bench, app: StreamSection, i: int, t: int, buffer: str) -
 
 
 def _drawn(app: StreamSection, like: DistilledSet, streamed: Streamed) -> DistilledSet:
-    """Return the images of the buffer that a task's share holds, as many of each class."""
+    """Return the images of the buffer that a task's share holds: as many of each class, what is left to the first ones."""
     real = streamed.real
-    quota = app.budget // app.tasks // real_bytes(real.shape) // real.num_classes
+    each, rest = divmod(app.budget // app.tasks // real_bytes(real.shape), real.num_classes)
     labels = real.labels[streamed.states[-1]].tolist()
     # The images of a class stand as its reservoir has them: any of its places is as good as any other.
-    places = [i for i, label in enumerate(labels) if labels[:i].count(label) < quota]
+    places = [i for i, label in enumerate(labels) if labels[:i].count(label) < each + (label < rest)]
     ids = torch.tensor(streamed.states[-1])[places]
     return real_set(like, real.images(ids), real.labels[ids])
 
