@@ -221,4 +221,85 @@ class ContinualConfig(AppConfig):
         return self
 
 
-APPS: dict[str, type[AppConfig]] = {"continual": ContinualConfig}
+class AdaptSection(AppSection):
+    """Where networks come from, and how they are fine-tuned."""
+
+    source: str = Field(description="what networks are trained on first: packed shards (URL), or a SOURCE")
+    rotate: float = Field(0.0, description="degrees that the source's images are turned by")
+    source_epochs: int = Field(20, ge=1, description="epochs of that training, cosine to zero")
+    networks: int = Field(20, ge=1, description="networks that DD distils for, where the set is for any of them")
+    lr: float = Field(0.01, gt=0, description="SGD's rate of fine-tuning; momentum 0.9, weight decay 5e-4")
+    updates: int = Field(500, ge=1, description="updates of fine-tuning")
+    drop: int = Field(300, ge=1, description="updates after which the rate is a tenth")
+    batch: int = Field(256, ge=1, description="images of an update")
+
+
+class AdaptConfig(AppConfig):
+    """Domain adaptation by few images of the target."""
+
+    summary: ClassVar[str] = "networks of another data set, fine-tuned on few real, selected or distilled images"
+    paper: ClassVar[str] = (
+        "Zhao, Mopuri & Bilen, Dataset Condensation with Gradient Matching, ICLR 2021, Table 4; "
+        "Wang et al., Dataset Distillation, 2018, Table 2"
+    )
+
+    app: AdaptSection
+
+    @model_validator(mode="after")
+    def _check_adaptation(self) -> Self:
+        if self.evaluate.nets != "auto":
+            raise ValueError("evaluate.nets must be auto, since the network of the section net is adapted; remove it")
+        odd = [name for name in self.evaluate.baselines if name not in ("random", "random@bytes", "whole")]
+        if odd:
+            raise ValueError(
+                f"evaluate.baselines must be out of random, random@bytes and whole, got {odd[0]}; make it one of methods"
+            )
+        return self
+
+
+class SearchSection(AppSection):
+    """Which networks are compared, and how long they are trained."""
+
+    grid: dict[str, list[int | str]] = Field(
+        {
+            "width": [32, 64, 128, 256],
+            "depth": [1, 2, 3, 4],
+            "norm": ["none", "batch", "layer", "instance", "group"],
+            "act": ["sigmoid", "relu", "leaky_relu"],
+            "pool": ["none", "max", "avg"],
+        },
+        min_length=1,
+        description="options of the network and their values; every combination is a candidate. The papers' 720 ConvNets",
+    )
+    sample: int | None = Field(None, ge=2, description="candidates drawn from the grid; null: all of it")
+    updates: int = Field(
+        400, ge=1, description="updates on a proxy, cosine to zero; the whole set is stopped there too"
+    )
+    batch: int = Field(250, ge=1, description="images of an update")
+    top: float = Field(0.05, gt=0, le=1, description="share of the candidates that the second correlation is over")
+
+
+class SearchConfig(AppConfig):
+    """Architecture search on a proxy of the training set."""
+
+    summary: ClassVar[str] = "how well few images rank networks, beside training each on the whole set"
+    paper: ClassVar[str] = "Zhao & Bilen, Dataset Condensation with Distribution Matching, WACV 2023, Section 4.5"
+
+    app: SearchSection = SearchSection()
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        if not self.data.val_fraction:
+            raise ValueError(
+                "data.val_fraction must be > 0, since networks are compared on the validation part of the training split, "
+                "got 0; set it to 0.1"
+            )
+        if self.evaluate.protocol == "dd":
+            raise ValueError("evaluate.protocol must train any network on any set, got dd; set it to dsa")
+        for name, values in self.app.grid.items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"app.grid.{name} must be one or more values, each once, got {values}")
+        return self
+
+
+APPS: dict[str, type[AppConfig]] = {"continual": ContinualConfig, "adapt": AdaptConfig, "search": SearchConfig}
