@@ -6,10 +6,11 @@ import hashlib
 import json
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
 from raydd.config.base import Auto, Section
 from raydd.config.methods import MethodConfig
+from raydd.config.net import NETS, AnyNetConfig
 from raydd.config.run import Config, DataConfig, EngineConfig, EvaluateConfig, checked_name, method_from
 
 
@@ -249,11 +250,7 @@ class AdaptConfig(AppConfig):
     def _check_adaptation(self) -> Self:
         if self.evaluate.nets != "auto":
             raise ValueError("evaluate.nets must be auto, since the network of the section net is adapted; remove it")
-        odd = [name for name in self.evaluate.baselines if name not in ("random", "random@bytes", "whole")]
-        if odd:
-            raise ValueError(
-                f"evaluate.baselines must be out of random, random@bytes and whole, got {odd[0]}; make it one of methods"
-            )
+        _check_baselines(self.evaluate)
         return self
 
 
@@ -296,10 +293,34 @@ class SearchConfig(AppConfig):
             )
         if self.evaluate.protocol == "dd":
             raise ValueError("evaluate.protocol must train any network on any set, got dd; set it to dsa")
-        for name, values in self.app.grid.items():
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"app.grid.{name} must be one or more values, each once, got {values}")
+        _check_baselines(self.evaluate)
+        kinds = [NETS["convnet"]()] if self.evaluate.nets == "auto" else self.evaluate.nets
+        for net in kinds:
+            _check_grid(net, self.app.grid)
         return self
+
+
+def _check_baselines(evaluate: EvaluateConfig) -> None:
+    odd = [name for name in evaluate.baselines if name not in ("random", "random@bytes", "whole")]
+    if odd:
+        raise ValueError(
+            f"evaluate.baselines must be out of random, random@bytes and whole, got {odd[0]}; make it one of methods"
+        )
+
+
+def _check_grid(net: AnyNetConfig, grid: dict[str, list[int | str]]) -> None:
+    options = type(net).model_fields.keys() - {"name"}
+    for key, values in grid.items():
+        if key not in options:
+            has = ", ".join(sorted(options)) or "none"
+            raise ValueError(f"app.grid.{key} must be an option of the network {net.name} ({has})")
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"app.grid.{key} must be one or more values, each once, got {values}")
+        for value in values:
+            try:
+                type(net).model_validate({**net.model_dump(), key: value})
+            except ValidationError as error:
+                raise ValueError(f"app.grid.{key}: {error.errors()[0]['msg']}, got {value!r}") from None
 
 
 APPS: dict[str, type[AppConfig]] = {"continual": ContinualConfig, "adapt": AdaptConfig, "search": SearchConfig}

@@ -75,7 +75,7 @@ def _heat(grid: Grid) -> HeatMap:
 
 
 def _chart(figure: Figure) -> tuple[str, str]:
-    curves = [Curve(x=line.x, y=line.y, spread=line.spread) for line in figure.lines]
+    curves = [Curve(x=line.x, y=line.y, spread=line.spread, points=figure.points) for line in figure.lines]
     return chart(curves, xlabel=figure.xlabel, ylabel=figure.ylabel)
 
 

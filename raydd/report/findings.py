@@ -39,13 +39,14 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """Curves over common axes."""
+    """Curves over common axes; with `points` their points alone, in any order."""
 
     title: str
     lines: tuple[Line, ...]
     xlabel: str
     ylabel: str
     note: str = ""
+    points: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -43,14 +43,16 @@ class Curve:
     """A curve.
 
     Attributes:
-        x: Abscissae, ascending.
+        x: Abscissae, ascending where a line is drawn.
         y: Finite ordinates, as many.
         spread: A deviation for each ordinate, drawn as a band; empty for none.
+        points: Draw points, in any order of abscissae and without a spread, instead of a line.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] = ()
+    points: bool = False
 
 
 def chart(curves: Sequence[Curve], *, xlabel: str, ylabel: str) -> tuple[str, str]:
@@ -87,6 +89,9 @@ def _draw(curves: Sequence[Curve], xlabel: str, ylabel: str) -> bytes:
 
 def _add(axes: Axes, curve: Curve, colour: str, dashes: str) -> None:
     """Draw a curve; a long one as the means of blocks of neighbouring points, over the range of each block."""
+    if curve.points:
+        axes.plot(curve.x, curve.y, color=colour, linestyle="none", marker="o", markersize=3, alpha=0.7)
+        return
     blocks = np.array_split(np.arange(len(curve.x)), min(len(curve.x), POINTS))
     xs, ys = np.asarray(curve.x, float), np.asarray(curve.y, float)
     spread = np.asarray(curve.spread, float) if len(curve.spread) else np.zeros_like(ys)

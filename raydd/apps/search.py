@@ -1,0 +1,433 @@
+"""Architecture search: how well few images rank networks, beside training every one of them on the whole set.
+
+Every candidate of `app.grid` is trained on each proxy (sets of `methods`, random real images beside them, the whole set stopped
+early) and scored on the validation part of the training split; the test split is read once, for the networks that were picked.
+As in Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, Section 4.5, and DC and DSA before it.
+
+Differs from the papers: every training, on proxies and on the whole set, takes the same protocol's augmentation and rate with a
+cosine to zero, and as many updates on every proxy; the whole set is stopped early after as many updates of the same batch, in
+the middle of its one training, so that its rate has not come down by then; the second correlation is over the networks that the
+whole set ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydd.apps.bench import Bench
+from raydd.config import NETS, NetConfig
+from raydd.config.apps import SearchSection
+from raydd.config.net import AnyNetConfig
+from raydd.data.plan import EpochPlan
+from raydd.distilled import DistilledSet
+from raydd.engine.job import facts_of, open_real
+from raydd.errors import ConfigError
+from raydd.evaluate import PROTOCOLS, Request, net_text
+from raydd.evaluate.grid import expand
+from raydd.evaluate.items import Item, Shared, groups, images_of, score
+from raydd.evaluate.request import prepare
+from raydd.evaluate.score import CUDA_GROUP
+from raydd.functional.recipe import TrainRecipe
+from raydd.functional.stacked import train_group
+from raydd.functional.train import train_on
+from raydd.nets import NetState, build, initialise
+from raydd.nets.stored import keep_network, read_network
+from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
+from raydd.seeding import generator
+from raydd.store import Folder
+
+LEAST_TOP = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """What all trainings on one set have in common; plain data.
+
+    Attributes:
+        shared: The set, or the real images, and how they are normalised.
+        recipe: How networks are trained.
+        early: Updates after which the training on the whole set is scored a first time.
+        networks: URL of the folder that networks trained on the whole set are kept in.
+    """
+
+    shared: Shared
+    recipe: TrainRecipe
+    early: int = 0
+    networks: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A stand-in for the whole set.
+
+    Attributes:
+        name: For people.
+        of: What its networks are trained on, as in `Item`.
+        shared: The same as plain data.
+        images: How many.
+        stored: Their bytes.
+    """
+
+    name: str
+    of: str
+    shared: Shared
+    images: int
+    stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """What a proxy, or the whole set, says of all candidates.
+
+    Attributes:
+        name: For people.
+        images: How many it has.
+        stored: Their bytes.
+        each: For each candidate the validation accuracy of each of its networks, in percent.
+        seconds: What all these trainings took, one after the other.
+    """
+
+    name: str
+    images: int
+    stored: int
+    each: list[list[float]]
+    seconds: float
+
+    @property
+    def means(self) -> list[float]:
+        """Mean accuracy of each candidate."""
+        return [fmean(each) for each in self.each]
+
+    @property
+    def pick(self) -> int:
+        """Place of the best candidate, the first of equals."""
+        return max(range(len(self.each)), key=self.means.__getitem__)
+
+
+def run(bench: Bench) -> Findings:
+    """Return how well proxies rank the candidates."""
+    app, config = bench.config.app, bench.config
+    assert isinstance(app, SearchSection)
+    if config.evaluate.repeats < 1:
+        raise ConfigError("evaluate.repeats must be >= 1, got 0")
+    nets, impossible = candidates(bench, app)
+    sets = [bench.distil(method, f"{i}-{method.name}") for i, method in enumerate(config.methods)]
+    proxies = _proxies(bench, sets)
+    first = proxies[0].shared
+    # The training on the whole set depends on no distilled image.
+    real = replace(first, images=first.images[:0], labels=first.labels[:0], draws={})
+    whole = Trials(
+        shared=real,
+        recipe=_recipe(real, app.batch, epochs=config.evaluate.whole_epochs),
+        early=app.updates,
+        networks=bench.folder.folder("networks").url,
+    )
+    length = whole.recipe.num_updates(len(real.real()))
+    if app.updates >= length:
+        raise ConfigError(
+            f"app.updates must be < the updates of the training on the whole set ({length}), which is stopped early there, "
+            f"got {app.updates}; raise evaluate.whole_epochs"
+        )
+    rankings = [_rank(bench, proxy, nets, app) for proxy in proxies]
+    found = bench.map(on_whole, [_item("whole", net, (0,)) for net in nets], whole)
+    images = len(real.real())
+    stored = images * (int(np.prod(real.real().shape)) + 8)
+    for name, key in (("whole set, stopped early", "early"), ("whole set", "accuracy")):
+        each, seconds = [[one[key]] for one in found], sum(one[f"{key}_seconds"] for one in found)
+        rankings.append(Ranking(name=name, images=images, stored=stored, each=each, seconds=seconds))
+    picks = sorted({ranking.pick for ranking in rankings})
+    names = [found[pick]["network"] for pick in picks]
+    asked = [(_item("whole", nets[pick], (0,)), name) for pick, name in zip(picks, names, strict=True)]
+    tests = dict(zip(picks, bench.map(on_test, asked, whole), strict=True))
+    return _findings(bench, app, nets, impossible, rankings, tests, sets)
+
+
+def candidates(bench: Bench, app: SearchSection) -> tuple[list[AnyNetConfig], int]:
+    """Return the networks to compare, and how many of the grid are impossible for such images.
+
+    Raises:
+        ConfigError: When fewer are possible than are to be drawn.
+    """
+    real = open_real(bench.config.run(bench.config.methods[0], "grid", "runs"), bench.train)
+    asked = bench.config.evaluate.nets
+    kinds: Sequence[Any] = [NETS["convnet"]()] if asked == "auto" else asked
+    every = [net.resolved(facts_of(real)) for kind in kinds for net in expand(kind, app.grid)]
+    possible = [net for net in every if _is_possible(net, real.shape, real.num_classes)]
+    least, impossible = app.sample or 2, len(every) - len(possible)
+    if len(possible) < least:
+        what = "app.sample" if app.sample else "the number of candidates"
+        raise ConfigError(
+            f"{what} must be from 2 to those of app.grid that images of {real.shape[1]} pixels allow ({len(possible)}), "
+            f"got {app.sample or len(possible)}"
+        )
+    if app.sample:
+        drawn = torch.randperm(len(possible), generator=generator(bench.config.seed, "candidates"))[: app.sample]
+        return [possible[i] for i in drawn.sort().values.tolist()], impossible
+    return possible, impossible
+
+
+def _is_possible(net: AnyNetConfig, shape: tuple[int, int, int], classes: int) -> bool:
+    try:
+        build(net, shape, classes)
+    except ConfigError:
+        return False
+    return True
+
+
+def _proxies(bench: Bench, sets: Sequence[DistilledSet]) -> list[Proxy]:
+    """Return the sets, and the random images beside those that are distilled."""
+    config, found = bench.config, []
+    protocol = "dsa" if config.evaluate.protocol == "auto" else config.evaluate.protocol
+    drawn = [of for of in config.evaluate.baselines if of != "whole"]
+    seen = []
+    for method, ds in zip(config.methods, sets, strict=True):
+        title = f"{method.name}, ipc {method.ipc}"
+        request = Request(ds=ds, protocol=protocol, baselines=drawn if method.iterative else ())
+        task = prepare(
+            request, test=bench.test, train=bench.train, whole_epochs=1, seed=config.seed, device=bench.device
+        )
+        names = {"random": f"random, ipc {method.ipc}", "random@bytes": f"random, the bytes of {title}"}
+        for of, (images, stored) in task.sizes.items():
+            shared = task.shared
+            if of != "distilled":
+                key = (of, shared.draws[of], str(shared.transform))
+                if key in seen:
+                    continue
+                seen.append(key)
+                shared = replace(
+                    shared, images=shared.images[:0], labels=shared.labels[:0], draws={of: shared.draws[of]}
+                )
+            found.append(Proxy(name=names.get(of, title), of=of, shared=shared, images=images, stored=stored))
+    return found
+
+
+def _rank(bench: Bench, proxy: Proxy, nets: Sequence[AnyNetConfig], app: SearchSection) -> Ranking:
+    trials = Trials(shared=proxy.shared, recipe=_recipe(proxy.shared, app.batch, updates=app.updates, of=proxy.of))
+    items = [_item(proxy.of, net, tuple(range(bench.config.evaluate.repeats))) for net in nets]
+    found = bench.map(on_proxy, items, trials)
+    return Ranking(
+        name=proxy.name,
+        images=proxy.images,
+        stored=proxy.stored,
+        each=[one["each"] for one in found],
+        seconds=sum(one["seconds"] for one in found),
+    )
+
+
+def _item(of: str, net: AnyNetConfig, repeats: tuple[int, ...]) -> Item:
+    return Item(of=of, net=net.model_dump(), net_text=net_text(net), repeats=repeats, part="val")
+
+
+def _recipe(shared: Shared, batch: int, *, of: str = "whole", **length: int) -> TrainRecipe:
+    """Return the protocol's training at another length, its rate going to zero by a cosine."""
+    protocol = PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of))
+    to_zero: dict[str, Any] = {"schedule": "cosine", "warmup": 0, "final": 0.0, "drop_epoch": None}
+    return replace(
+        protocol.training, **{"epochs": None, "updates": None, **length}, batch=batch, shuffle=True, **to_zero
+    )
+
+
+def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
+    """Train the networks of an item on a proxy; return their accuracies on the validation part, and the seconds it took."""
+    began = time.perf_counter()
+    shared, device = trials.shared, torch.device(trials.shared.device)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    augment, each = protocol.augment(handwritten=shared.handwritten), []
+    for repeats in groups(len(item.repeats), CUDA_GROUP if device.type == "cuda" else 1):
+        seeds = [item.seed(shared, repeat) for repeat in repeats]
+        states = [initialise(module, generator(seed, "net"), device).channels_last() for seed in seeds]
+        xs, ys = [], []
+        for seed in seeds:
+            x, labels = images_of(shared, item, seed, normal, device)
+            xs.append(x)
+            ys.append(protocol.targets(labels, len(shared.classes)).to(device))
+        states = train_group(
+            module, states, torch.stack(xs), torch.stack(ys), trials.recipe, seeds=seeds, augment=augment
+        )
+        each += score(module, states, shared.judges("val"), normal, device)
+    return {"each": each, "seconds": time.perf_counter() - began}
+
+
+def on_whole(trials: Trials, item: Item) -> dict[str, Any]:
+    """Train a network on the whole set; return its accuracy early and at the end, the seconds to each, and its name."""
+    began = time.perf_counter()
+    shared, device = trials.shared, torch.device(trials.shared.device)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    seed, real = item.seed(shared, 0), shared.real()
+    plan = EpochPlan(seed, len(real), trials.recipe.batch)
+    found: dict[str, Any] = {}
+
+    def batches(step: int) -> tuple[Tensor, Tensor]:
+        ids = plan.batch(step)
+        return normal(real.images(ids).to(device)), protocol.targets(real.labels[ids], len(shared.classes)).to(device)
+
+    def judge(key: str, state: NetState) -> None:
+        found[key] = score(module, [state], shared.judges("val"), normal, device)[0]
+        found[f"{key}_seconds"] = time.perf_counter() - began
+
+    def watch(done: int, state: NetState) -> None:
+        if done == trials.early:
+            judge("early", state)
+
+    state = initialise(module, generator(seed, "net"), device).channels_last()
+    augment = protocol.augment(handwritten=shared.handwritten)
+    state = train_on(module, state, batches, len(real), trials.recipe, seed=seed, augment=augment, watch=watch)
+    judge("accuracy", state)
+    return {**found, "network": keep_network(Folder(trials.networks), state)}
+
+
+def on_test(trials: Trials, picked: tuple[Item, str]) -> float:
+    """Return the accuracy on the test split, in percent, of a network that was trained on the whole set."""
+    (item, name), shared = picked, trials.shared
+    device = torch.device(shared.device)
+    state = read_network(Folder(trials.networks), name).to(device).channels_last()
+    return score(_module(shared, item), [state], shared.judges("test"), shared.preprocessing().to(device), device)[0]
+
+
+def _module(shared: Shared, item: Item) -> nn.Module:
+    net: NetConfig = NETS[item.net["name"]].model_validate(item.net)
+    shape = shared.images.shape
+    return build(net, (shape[1], shape[2], shape[3]), len(shared.classes))
+
+
+def ranks(values: Sequence[float]) -> np.ndarray:
+    """Return ranks from 1, float64 (n,); equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + 1 + last) / 2)[inverse]
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation; None where all values of a side are equal, or there is only one."""
+    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
+    scale = float(np.sqrt((x @ x) * (y @ y)))
+    return float(x @ y) / scale if scale else None
+
+
+def best(values: Sequence[float], share: float) -> list[int]:
+    """Return the places of the highest share of values, at least five where there are as many, the first of equals first."""
+    count = min(len(values), max(LEAST_TOP, round(share * len(values))))
+    return sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
+
+
+def _findings(
+    bench: Bench,
+    app: SearchSection,
+    nets: list[AnyNetConfig],
+    impossible: int,
+    rankings: list[Ranking],
+    tests: dict[int, float],
+    sets: list[DistilledSet],
+) -> Findings:
+    whole, texts = rankings[-1], [net_text(net) for net in nets]
+    top = best(whole.means, app.top)
+    correlations = [
+        (spearman(r.means, whole.means), spearman([r.means[i] for i in top], [whole.means[i] for i in top]))
+        for r in rankings
+    ]
+    rows = [
+        (r.name, r.images, r.stored, round(r.seconds), *pair, texts[r.pick], tests[r.pick])
+        for r, pair in zip(rankings, correlations, strict=True)
+    ]
+    titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
+    few = f", {app.sample} drawn of its networks" if app.sample else ""
+    return Findings(
+        title=f"{bench.config.name}: architecture search",
+        lead=f"{len(nets)} networks{few}, each trained {bench.config.evaluate.repeats} times on every proxy and once on the "
+        "whole training split, and compared on images held out of it.",
+        grids=(
+            Grid(
+                title="How well proxies rank networks",
+                columns=(
+                    "Proxy",
+                    "images",
+                    "bytes",
+                    "seconds",
+                    "rank correlation",
+                    f"of the best {len(top)}",
+                    "picked",
+                    "test, %",
+                ),
+                rows=tuple(rows),
+                note="Spearman's correlation with the ranking by training on the whole set. Seconds are those of all trainings "
+                "one after the other. The network picked, trained on the whole set, is scored on the test split.",
+            ),
+            *_maps(app, nets, rankings),
+        ),
+        figures=(_scatter(rankings),),
+        sheets=(
+            Sheet(title="The sets", rows=tuple((t, ds.pixels().numpy()) for t, ds in zip(titles, sets, strict=True))),
+        ),
+        notes=(
+            (__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),
+            *(
+                (f"{impossible} networks of the grid halve such images more often than can be, and were left out.",)
+                if impossible
+                else ()
+            ),
+        ),
+        values={
+            "candidates": texts,
+            "accuracy": {r.name: r.each for r in rankings},
+            "correlation": {
+                r.name: {"all": a, f"best {len(top)}": b} for r, (a, b) in zip(rankings, correlations, strict=True)
+            },
+            "picked": {r.name: {"net": texts[r.pick], "test": tests[r.pick]} for r in rankings},
+            "seconds": {r.name: r.seconds for r in rankings},
+        },
+    )
+
+
+def _maps(app: SearchSection, nets: list[AnyNetConfig], rankings: list[Ranking]) -> tuple[Grid, ...]:
+    """Return the mean accuracy by each option's values, and on the whole set by the two options that have the most."""
+
+    def mean(ranking: Ranking, wanted: dict[str, Any]) -> float | None:
+        given = [m for m, net in zip(ranking.means, nets, strict=True) if wanted.items() <= net.model_dump().items()]
+        return fmean(given) if given else None
+
+    varied = {key: values for key, values in app.grid.items() if len(values) > 1}
+    note = "Percent of the validation images, mean over all networks that have it."
+    maps = [
+        Grid(
+            title="Accuracy by option",
+            columns=("Option", *(r.name for r in rankings)),
+            rows=tuple(
+                (f"{k}: {v}", *(mean(r, {k: v}) for r in rankings)) for k, values in varied.items() for v in values
+            ),
+            note=note,
+            heat=True,
+        )
+    ]
+    if len(varied) > 1:
+        one, two = sorted(varied, key=lambda key: -len(varied[key]))[:2]
+        maps.append(
+            Grid(
+                title=f"The whole set: {one} and {two}",
+                columns=(one, *(f"{two} {v}" for v in varied[two])),
+                rows=tuple((str(v), *(mean(rankings[-1], {one: v, two: w}) for w in varied[two])) for v in varied[one]),
+                note=note,
+                heat=True,
+            )
+        )
+    return tuple(maps)
+
+
+def _scatter(rankings: list[Ranking]) -> Figure:
+    *proxies, whole = rankings
+    lines = tuple(Line(name=r.name, x=tuple(r.means), y=tuple(whole.means)) for r in proxies)
+    return Figure(
+        title="Proxies and the whole set",
+        lines=lines,
+        xlabel="accuracy by the proxy, %",
+        ylabel="by the whole set, %",
+        note="A point is a network; validation images.",
+        points=True,
+    )
