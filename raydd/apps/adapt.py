@@ -275,18 +275,15 @@ def _domains(bench: Bench, app: AdaptSection) -> Domains:
 
 def _net(bench: Bench, real: RealData) -> AnyNetConfig:
     """Return the network that is adapted: that of the first method, which all sets for pre-trained networks must share."""
-    nets = [
+    first, *others = [
         bench.config.run(method, "net", "runs").resolved(facts_of(real)).net
-        for method in bench.config.methods
-        if method is bench.config.methods[0] or method.name == "dd"
+        for i, method in enumerate(bench.config.methods)
+        if i == 0 or method.name == "dd"
     ]
-    odd = next((net for net in nets if net != nets[0]), None)
-    if odd is not None:
-        raise ConfigError(
-            f"net.name must be given, since DD's sets are for the network adapted; got {odd.name} beside it"
-        )
-    assert isinstance(nets[0], AnyNetConfig)
-    return nets[0]
+    assert isinstance(first, AnyNetConfig), "resolved"
+    if any(net != first for net in others):
+        raise ConfigError(f"net.name must be given, since the sets of dd are for the network adapted, {first.name}")
+    return first
 
 
 def _source(bench: Bench, app: AdaptSection, size: int, classes: tuple[str, ...]) -> str:

@@ -226,12 +226,23 @@ def _item(of: str, net: AnyNetConfig, repeats: tuple[int, ...]) -> Item:
     return Item(of=of, net=net.model_dump(), net_text=net_text(net), repeats=repeats, part="val")
 
 
-def _recipe(shared: Shared, batch: int, *, of: str = "whole", **length: int) -> TrainRecipe:
+def _recipe(
+    shared: Shared, batch: int, *, of: str = "whole", epochs: int | None = None, updates: int | None = None
+) -> TrainRecipe:
     """Return the protocol's training at another length, its rate going to zero by a cosine."""
-    protocol = PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of))
-    to_zero: dict[str, Any] = {"schedule": "cosine", "warmup": 0, "final": 0.0, "drop_epoch": None}
+    training = (
+        PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of)).training
+    )
     return replace(
-        protocol.training, **{"epochs": None, "updates": None, **length}, batch=batch, shuffle=True, **to_zero
+        training,
+        epochs=epochs,
+        updates=updates,
+        batch=batch,
+        shuffle=True,
+        schedule="cosine",
+        warmup=0,
+        final=0.0,
+        drop_epoch=None,
     )
 
 
@@ -273,13 +284,13 @@ def on_whole(trials: Trials, item: Item) -> dict[str, Any]:
         found[key] = score(module, [state], shared.judges("val"), normal, device)[0]
         found[f"{key}_seconds"] = time.perf_counter() - began
 
-    def watch(done: int, state: NetState) -> None:
+    def look(done: int, state: NetState) -> None:
         if done == trials.early:
             judge("early", state)
 
     state = initialise(module, generator(seed, "net"), device).channels_last()
     augment = protocol.augment(handwritten=shared.handwritten)
-    state = train_on(module, state, batches, len(real), trials.recipe, seed=seed, augment=augment, watch=watch)
+    state = train_on(module, state, batches, len(real), trials.recipe, seed=seed, augment=augment, look=look)
     judge("accuracy", state)
     return {**found, "network": keep_network(Folder(trials.networks), state)}
 

@@ -12,6 +12,7 @@ from raydd.config import Config, DataFacts
 from raydd.data.index import Index
 from raydd.data.reader import RealData
 from raydd.methods import Problem
+from raydd.nets.stored import Networks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,12 @@ def facts_of(real: RealData) -> DataFacts:
 def problem_of(config: Config, real: RealData, device: torch.device | None = None) -> Problem:
     """Return the data set as a method sees it."""
     device = device or torch.device("cpu")
+    start = getattr(config.method, "init_from", None)
     return Problem(
-        facts=facts_of(real), seed=config.seed, by_class=tuple(real.by_class), windows=real.windows, device=device
+        facts=facts_of(real),
+        seed=config.seed,
+        by_class=tuple(real.by_class),
+        windows=real.windows,
+        networks=None if start is None else Networks(start),
+        device=device,
     )

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from raydd.config.net import AnyNetConfig
 from raydd.errors import ConfigError
 
-Grid = Mapping[str, Sequence[str]]
+Grid = Mapping[str, Sequence[str | int]]
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:

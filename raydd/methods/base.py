@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from raydd.config import DataFacts, MethodConfig
 from raydd.data.plan import Epochs, Windows, class_batch
 from raydd.nets import build
+from raydd.nets.stored import Networks
 from raydd.seeding import generator
 
 Tensors = dict[str, Tensor]
@@ -84,6 +85,7 @@ class Problem:
         seed: The run's root seed; all draws are keyed by it.
         by_class: For each class the ids of its real images, int64.
         windows: Which of them may be seen in a round; None: all.
+        networks: Networks to start from, where the config names some (`method.init_from`); None: every one is drawn.
         device: Where arithmetic happens.
     """
 
@@ -91,6 +93,7 @@ class Problem:
     seed: int
     by_class: tuple[Tensor, ...]
     windows: Windows | None = None
+    networks: Networks | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

@@ -12,6 +12,9 @@ A round is one pass of Algorithm 1: `inits_per_round` networks (one Xavier-norma
 `learn_labels` variables too: that is not in the paper (Sucholutsky and Schonlau, "Soft-Label Dataset Distillation", 2019).
 Reference implementation for facts: ssnl/dataset-distillation at 98e4894.
 
+With `init_from` networks start trained, as for the adaptation to another data set (Table 2): theta_0 is drawn from a list of
+them, or is its first.
+
 A slot is one sampled network; the gradient is the mean over slots.
 
 Deviations:
@@ -33,6 +36,7 @@ from torch import Tensor
 
 from raydd.augment import warp
 from raydd.config.methods.dd import DDConfig
+from raydd.errors import ConfigError
 from raydd.functional.optim import OptimState, adam_init, adam_step
 from raydd.functional.unroll import Inner, outer, replay, train
 from raydd.methods.base import Contribution, Labels, Problem, Slot, Tensors
@@ -57,6 +61,8 @@ class DD(Unrolled[DDConfig]):
         self.images = sum(len(ids) for ids in problem.by_class)
         self.epochs = problem.epochs(config.real_batch)
         self.steps = int(config.inner_steps)
+        if problem.networks is not None:
+            self._checked(problem.networks[0])  # before anything starts
 
     def real_ids(self, round: int, slot: Slot) -> Tensor:
         """Return the next `real_batch` ids of the sequence of shuffled passes, the same for all slots."""
@@ -118,7 +124,18 @@ class DD(Unrolled[DDConfig]):
     def network(self, round: int, slot: Slot) -> NetState:
         """Return the network that a slot trains in a round, before its first step."""
         key = (round, slot.index) if self.config.net_init == "random" else ("fixed",)
-        return initialise(self.net, self.problem.generator("net", *key), self.problem.device, law="xavier")
+        gen, given = self.problem.generator("net", *key), self.problem.networks
+        if given is not None:
+            place = int(torch.randint(len(given), (1,), generator=gen)) if self.config.net_init == "random" else 0
+            return self._checked(given[place]).to(self.problem.device)
+        return initialise(self.net, gen, self.problem.device, law="xavier")
+
+    def _checked(self, state: NetState) -> NetState:
+        got = {name: value.shape for name, value in {**state.params, **state.buffers}.items()}
+        expected = {n: v.shape for n, v in (*self.net.named_parameters(), *self.net.named_buffers())}
+        if got != expected:
+            raise ConfigError("method.init_from must hold networks as the section net says, got others; correct net")
+        return state
 
     def _augmented(self, round: int, x_real: Tensor) -> Tensor:
         if self.config.augment is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import safetensors.torch
@@ -10,6 +11,8 @@ from safetensors import SafetensorError
 from raydd.errors import DataError, IntegrityError
 from raydd.nets.state import NetState
 from raydd.store import Folder, digest, to_json
+
+KEPT = 32  # networks in memory
 
 
 def keep_network(folder: Folder, state: NetState) -> str:
@@ -47,19 +50,28 @@ def list_networks(folder: Folder, names: Sequence[str]) -> str:
     return f"{folder.url}/{name}"
 
 
-def read_networks(url: str) -> list[NetState]:
-    """Return the networks of a list, on the CPU.
+class Networks:
+    """The networks of a list, on the CPU; each is read when it is asked for, and the last ones are kept.
 
     Raises:
         DataError: When there is no such list.
-        IntegrityError: When one of them is missing or was altered.
+        IntegrityError: When one that is asked for is missing or was altered.
     """
-    parent, _, name = url.rpartition("/")
-    folder = Folder(parent or ".")
-    try:
-        names = folder.record(name).get("networks")
-    except FileNotFoundError:
-        raise DataError(f"expected a list of networks at {url}, got no file") from None
-    if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
-        raise DataError(f"expected a list of networks at {url}, got {names!r:.60}")
-    return [read_network(folder, each) for each in names]
+
+    def __init__(self, url: str) -> None:
+        parent, _, name = url.rpartition("/")
+        folder = Folder(parent or ".")
+        try:
+            names = folder.record(name).get("networks")
+        except FileNotFoundError:
+            raise DataError(f"expected a list of networks at {url}, got no file") from None
+        if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+            raise DataError(f"expected a list of networks at {url}, got {names!r:.60}")
+        self.names = names
+        self._read = functools.lru_cache(maxsize=KEPT)(functools.partial(read_network, folder))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: int) -> NetState:
+        return self._read(self.names[place])

@@ -25,6 +25,11 @@ class DDConfig(UnrolledConfig):
     net_init: Literal["random", "fixed"] = Field(
         "random", description="networks that the set is for: any random one, or a single one that goes with the set"
     )
+    init_from: str | None = Field(
+        None,
+        description="URL of a list of trained networks that steps start from, as `raydd app adapt` writes it: the first with "
+        "net_init fixed, else drawn; null: drawn by the Xavier-normal law",
+    )
     inner_steps: PositiveInt | Auto = Field(
         "auto", description="steps, each on images of its own; auto: the most, up to 10, that share ipc evenly"
     )
