@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
-from raydd.config import NETS, MethodConfig
+from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
 from raydd.config.net import AnyNetConfig
 from raydd.data.index import load_index
@@ -96,7 +96,7 @@ class Domains:
 
     def module(self) -> nn.Module:
         """Return the network without numbers."""
-        return build(NETS[self.net["name"]].model_validate(self.net), self.target().shape, len(self.classes))
+        return build(read_net(self.net), self.target().shape, len(self.classes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,7 +337,7 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
             arms.append(drawn(method.ipc, ""))
         if not made:
             continue
-        same = max(each.storage_bytes for each in made) // pixels // len(domains.classes)
+        same = _bytes(method, made[0]) // pixels // len(domains.classes)
         if "random@bytes" in asked and same > method.ipc:
             arms.append(drawn(same, f", the bytes of {method.name}, ipc {method.ipc}"))
         arms.append(_arm_of(method, domains, names, made))

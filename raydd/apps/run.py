@@ -81,6 +81,7 @@ def _exists(folder: Folder, kind: str, identity: dict[str, Any], resume: Resume)
     if not exists:
         return False
     before = folder.record("app.json") if folder.exists("app.json") else {}
-    if before != identity:
+    begun = any(folder.folder(part).list() for part in ("data", "runs", "work"))
+    if before != identity and begun:
         raise RunError(f"{folder.url} is of another config or kind; choose another name, or delete it")
     return True

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
-from raydd.config import NETS, NetConfig
+from raydd.config import NETS, read_net
 from raydd.config.apps import SearchSection
 from raydd.config.net import AnyNetConfig
 from raydd.data.plan import EpochPlan
+from raydd.data.reader import RealData
 from raydd.distilled import DistilledSet
 from raydd.engine.job import facts_of, open_real
 from raydd.errors import ConfigError
@@ -119,6 +120,7 @@ def run(bench: Bench) -> Findings:
     if config.evaluate.repeats < 1:
         raise ConfigError("evaluate.repeats must be >= 1, got 0")
     nets, impossible = candidates(bench, app)
+    _check_length(bench, app)
     sets = [bench.distil(method, f"{i}-{method.name}") for i, method in enumerate(config.methods)]
     proxies = _proxies(bench, sets)
     first = proxies[0].shared
@@ -130,12 +132,6 @@ def run(bench: Bench) -> Findings:
         early=app.updates,
         networks=bench.folder.folder("networks").url,
     )
-    length = whole.recipe.num_updates(len(real.real()))
-    if app.updates >= length:
-        raise ConfigError(
-            f"app.updates must be < the updates of the training on the whole set ({length}), which is stopped early there, "
-            f"got {app.updates}; raise evaluate.whole_epochs"
-        )
     rankings = [_rank(bench, proxy, nets, app) for proxy in proxies]
     found = bench.map(on_whole, [_item("whole", net, (0,)) for net in nets], whole)
     images = len(real.real())
@@ -156,7 +152,7 @@ def candidates(bench: Bench, app: SearchSection) -> tuple[list[AnyNetConfig], in
     Raises:
         ConfigError: When fewer are possible than are to be drawn.
     """
-    real = open_real(bench.config.run(bench.config.methods[0], "grid", "runs"), bench.train)
+    real = _real(bench)
     asked = bench.config.evaluate.nets
     kinds: Sequence[Any] = [NETS["convnet"]()] if asked == "auto" else asked
     every = [net.resolved(facts_of(real)) for kind in kinds for net in expand(kind, app.grid)]
@@ -172,6 +168,21 @@ def candidates(bench: Bench, app: SearchSection) -> tuple[list[AnyNetConfig], in
         drawn = torch.randperm(len(possible), generator=generator(bench.config.seed, "candidates"))[: app.sample]
         return [possible[i] for i in drawn.sort().values.tolist()], impossible
     return possible, impossible
+
+
+def _check_length(bench: Bench, app: SearchSection) -> None:
+    count = len(_real(bench))
+    length = bench.config.evaluate.whole_epochs * -(-count // app.batch)
+    if app.updates >= length:
+        raise ConfigError(
+            f"app.updates must be < the updates of the training on the whole set ({length}), which is stopped early there, "
+            f"got {app.updates}; raise evaluate.whole_epochs"
+        )
+
+
+def _real(bench: Bench) -> RealData:
+    """Return what networks are trained on, without the validation part."""
+    return open_real(bench.config.run(bench.config.methods[0], "grid", "runs"), bench.train)
 
 
 def _is_possible(net: AnyNetConfig, shape: tuple[int, int, int], classes: int) -> bool:
@@ -230,9 +241,7 @@ def _recipe(
     shared: Shared, batch: int, *, of: str = "whole", epochs: int | None = None, updates: int | None = None
 ) -> TrainRecipe:
     """Return the protocol's training at another length, its rate going to zero by a cosine."""
-    training = (
-        PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of)).training
-    )
+    training = PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of)).training
     return replace(
         training,
         epochs=epochs,
@@ -304,7 +313,7 @@ def on_test(trials: Trials, picked: tuple[Item, str]) -> float:
 
 
 def _module(shared: Shared, item: Item) -> nn.Module:
-    net: NetConfig = NETS[item.net["name"]].model_validate(item.net)
+    net = read_net(item.net)
     shape = shared.images.shape
     return build(net, (shape[1], shape[2], shape[3]), len(shared.classes))
 
