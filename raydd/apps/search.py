@@ -354,11 +354,11 @@ def _findings(
         for r in rankings
     ]
     rows = [
-        (r.name, r.images, r.stored, round(r.seconds), *pair, texts[r.pick], tests[r.pick])
+        (r.name, r.images, r.stored, round(r.seconds), *pair, _told(nets[r.pick], app), tests[r.pick])
         for r, pair in zip(rankings, correlations, strict=True)
     ]
     titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
-    few = f", {app.sample} drawn of its networks" if app.sample else ""
+    few = " drawn from the grid" if app.sample else ""
     return Findings(
         title=f"{bench.config.name}: architecture search",
         lead=f"{len(nets)} networks{few}, each trained {bench.config.evaluate.repeats} times on every proxy and once on the "
@@ -371,14 +371,14 @@ def _findings(
                     "images",
                     "bytes",
                     "seconds",
-                    "rank correlation",
-                    f"of the best {len(top)}",
+                    "correlation",
+                    f"of best {len(top)}",
                     "picked",
                     "test, %",
                 ),
                 rows=tuple(rows),
-                note="Spearman's correlation with the ranking by training on the whole set. Seconds are those of all trainings "
-                "one after the other. The network picked, trained on the whole set, is scored on the test split.",
+                note="Spearman's rank correlation with the ranking by training on the whole set. Seconds are those of all "
+                "trainings one after the other. The network picked, trained on the whole set, is scored on the test split.",
             ),
             *_maps(app, nets, rankings),
         ),
@@ -404,6 +404,11 @@ def _findings(
             "seconds": {r.name: r.seconds for r in rankings},
         },
     )
+
+
+def _told(net: AnyNetConfig, app: SearchSection) -> str:
+    """Return a network's options as words that a narrow table may break between."""
+    return ", ".join(f"{key} {getattr(net, key)}" for key, values in app.grid.items() if len(values) > 1)
 
 
 def _maps(app: SearchSection, nets: list[AnyNetConfig], rankings: list[Ranking]) -> tuple[Grid, ...]:

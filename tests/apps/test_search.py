@@ -176,7 +176,10 @@ def test_mistakes_are_told_before_anything_starts(raw: dict[str, Any], changes: 
             {"app": {"sample": 19}},
             r"app.sample must be from 2 to those of app.grid that images of 8 pixels allow \(18\), got 19",
         ),
-        ({"app": {"updates": 40}}, r"app.updates must be < the updates of the training on the whole set \(\d\d\), which"),
+        (
+            {"app": {"updates": 40}},
+            r"app.updates must be < the updates of the training on the whole set \(\d\d\), which",
+        ),
         ({"evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1, got 0"),
     ],
 )

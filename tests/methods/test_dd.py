@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from raydd import nets
-from raydd.config import DataFacts
+from raydd.config import NETS, DataFacts
 from raydd.config.methods import DDConfig
-from raydd.errors import ConfigError
+from raydd.errors import ConfigError, DataError, IntegrityError
 from raydd.functional.losses import cross_entropy
-from raydd.methods.dd import crop_flip, step_sizes
+from raydd.methods.base import Slot
+from raydd.methods.dd import DD, crop_flip, step_sizes
+from raydd.nets.stored import Networks, keep_network, list_networks
 from raydd.seeding import generator
+from raydd.store import Folder
 from tests.methods import toy
 
 FACTS = DataFacts(name="mnist", channels=1, size=28, num_classes=10, smallest_class=5421)
@@ -138,3 +143,48 @@ def test_crop_flip_reads_a_reflected_border() -> None:
             seen.update(places)
     assert {top for top, _, _ in seen} == {left for _, left, _ in seen} == set(range(9))
     assert {mirrored for _, _, mirrored in seen} == {False, True}
+
+
+def test_networks_that_steps_start_from(tmp_path: Path) -> None:
+    """Known: always the first of the list; drawn: any of them, by the key of round and slot, whatever was asked before."""
+    folder = Folder(str(tmp_path))
+    plain = toy.make("dd", DATA)
+    states = [nets.initialise(plain.net, generator(k, "trained")) for k in range(3)]
+    url = list_networks(folder, [keep_network(folder, state) for state in states])
+    made = {}
+    for net_init in ("fixed", "random"):
+        config = plain.config.model_copy(update={"net_init": net_init, "init_from": url})
+        made[net_init] = DD(config, NETS["convnet"](width=4, depth=2), replace(plain.problem, networks=Networks(url)))
+    slots = made["random"].slots(0)
+
+    def which(method: DD, round: int, slot: Slot) -> int:
+        found = method.network(round, slot).params["classifier.weight"]
+        (place,) = [k for k, state in enumerate(states) if torch.equal(found, state.params["classifier.weight"])]
+        return place
+
+    assert {which(made["fixed"], r, slot) for r in range(5) for slot in slots} == {0}
+    drawn = [which(made["random"], r, slot) for r in range(8) for slot in slots]
+    assert set(drawn) == {0, 1, 2}
+    assert drawn == [which(made["random"], r, slot) for r in range(8) for slot in slots]
+    kept = made["fixed"].distilled(made["fixed"].init(torch.empty(0)))
+    assert torch.equal(kept["init.params.classifier.weight"], states[0].params["classifier.weight"])
+    with pytest.raises(ConfigError, match=r"method\.init_from must hold networks as the section net says"):
+        DD(plain.config, NETS["convnet"](width=8, depth=2), replace(plain.problem, networks=Networks(url)))
+
+
+def test_networks_that_are_not_what_they_were(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    plain = toy.make("dd", DATA)
+    name = keep_network(folder, nets.initialise(plain.net, generator(0, "trained")))
+    listed = Networks(list_networks(folder, [name, "0" * 64]))
+    assert len(listed) == 2
+    with pytest.raises(IntegrityError, match=r"expected a network at .*0000.safetensors, got no file"):
+        listed[1]
+    (tmp_path / f"{name}.safetensors").write_bytes(b"other")
+    with pytest.raises(IntegrityError, match="is not what its name says"):
+        listed[0]
+    with pytest.raises(DataError, match=r"expected a list of networks at .*nothing.json, got no file"):
+        Networks(f"{folder.url}/nothing.json")
+    folder.write_json("odd.json", {"networks": [1]})
+    with pytest.raises(DataError, match=r"expected a list of networks at .*odd.json, got \[1\]"):
+        Networks(f"{folder.url}/odd.json")
