@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from raydd.apps.search import best, on_whole, ranks, spearman
 from raydd.config.apps import SearchConfig
@@ -186,6 +188,15 @@ def test_mistakes_are_told_before_anything_starts(raw: dict[str, Any], changes: 
 def test_mistakes_that_the_data_tell(raw: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         findings("search", config_of("search", raw, name="wrong", **changes))
+
+
+def test_the_program_tells_a_mistake_in_one_line(raw: dict[str, Any], raydd_command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(raw))
+    command = [*raydd_command, "app", "search", "c.yaml", "--set", "app.grid.width=[0]"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("raydd: app.grid.width: ")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
