@@ -16,11 +16,12 @@ from raydd.store import Folder
 _MEMBER_BYTES = 2048  # of a shard beside an image's own
 
 
-def estimate(config: Config) -> Estimate:
+def estimate(config: Config, price: float | None = None) -> Estimate:
     """Return what a run of a config will take; of a SOURCE that is not packed yet only the listing is read.
 
     Args:
         config: As the user wrote it.
+        price: Dollars an hour and worker, for the cost.
 
     Raises:
         UserError: When there are no such shards and no such SOURCE, or the config does not fit them.
@@ -42,7 +43,7 @@ def estimate(config: Config) -> Estimate:
         missing.append(f"{data.train} is packed into {url}, {images:,} images")
     counts = [_training(all_counts[label], data.val_fraction) for label in choose_classes(classes, data.classes)]
     facts = DataFacts(name=name, channels=channels, size=edge, num_classes=len(counts), smallest_class=min(counts))
-    return estimate_load(config, facts, counts, missing=missing, shards=shards)
+    return estimate_load(config, facts, counts, missing=missing, shards=shards, price=price)
 
 
 def _training(count: int, val_fraction: float) -> int:

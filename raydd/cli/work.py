@@ -8,6 +8,7 @@ import typer
 
 from raydd.cli.printing import brief, print_facts, print_json, print_line, print_table, without_repeats
 from raydd.cli.words import ConfigFile, Json, Overrides, SetUrl, app
+from raydd.errors import UserError
 
 
 @app.command()
@@ -49,17 +50,22 @@ def distill(
     estimate: Annotated[
         bool, typer.Option("--estimate", help="tell hours, memory and storage; start nothing and write nothing")
     ] = False,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="with --estimate: dollars an hour and worker; tells the cost")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Distil a data set, evaluate the result, and write a report; the same command goes on where it was stopped."""
     from raydd.config import load_config
 
+    if price is not None and not estimate:
+        raise UserError("--price tells what an estimate costs, got no --estimate; give both, or leave --price out")
     # A mistake in the config is told before torch is loaded.
     said = load_config(config, overrides or ())
     if estimate:
         from raydd.estimate import estimate as foretell
 
-        found = foretell(said)
+        found = foretell(said, price)
         print_facts(found.to_json() if as_json else found.lines(), as_json)
         return
     from raydd import api

@@ -40,9 +40,11 @@ class Estimate:
         memory_bytes: A worker, in all.
         memory: The same by purpose.
         storage_bytes: The run's folder, and the shards where they are not packed yet.
+        checkpoint_bytes: One checkpoint.
         cache_bytes: Decoded images on the disk of each node.
         missing: What must be made or fetched before the first round.
         assumptions: What all of this stands on, in one line.
+        price: Dollars an hour and worker, as they were given; None: not given.
     """
 
     hours: float
@@ -56,13 +58,20 @@ class Estimate:
     memory_bytes: int
     memory: dict[str, int]
     storage_bytes: int
+    checkpoint_bytes: int
     cache_bytes: int
     missing: tuple[str, ...]
     assumptions: str
+    price: float | None = None
+
+    @property
+    def cost(self) -> float | None:
+        """Dollars for the rounds, at the price; one process costs as much as one worker."""
+        return None if self.price is None else self.price * self.hours * max(1, self.workers)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return asdict(self)
+        return {**asdict(self), "cost": self.cost}
 
     def lines(self) -> dict[str, str]:
         """Return it as people read it, by what it is."""
@@ -73,15 +82,23 @@ class Estimate:
             "by": f"{who}, {100 * self.efficiency:.0f} % of the time well spent; bottleneck: {self.bottleneck}",
             "exchange": f"{self.exchange}, {text.size(self.exchanged_bytes)} a round through the busiest link",
             "memory a worker": f"{text.size(self.memory_bytes)} ({parts})",
-            "storage": text.size(self.storage_bytes),
+            "storage": f"{text.size(self.storage_bytes)}; a checkpoint {text.size(self.checkpoint_bytes)}",
         }
+        if self.cost is not None:
+            lines["cost"] = f"{_dollars(self.cost)} at ${self.price:g} an hour and worker; storage and the head come on top"
         if self.cache_bytes:
             lines["cache a node"] = f"{text.size(self.cache_bytes)} on disk"
         return {**lines, "before": "; ".join(self.missing) or "nothing", "assumed": self.assumptions}
 
 
 def estimate(
-    config: Config, facts: DataFacts, counts: Sequence[int], *, missing: Sequence[str] = (), shards: int = 0
+    config: Config,
+    facts: DataFacts,
+    counts: Sequence[int],
+    *,
+    missing: Sequence[str] = (),
+    shards: int = 0,
+    price: float | None = None,
 ) -> Estimate:
     """Time a share of a slot in this process, for a second or so, and scale it up.
 
@@ -91,6 +108,7 @@ def estimate(
         counts: Training images of each class.
         missing: What must be made first.
         shards: Bytes of the shards that are still to be packed.
+        price: Dollars an hour and worker.
 
     Raises:
         ConfigError: When the config asks for what data or network cannot give, or names a method without rounds.
@@ -125,9 +143,11 @@ def estimate(
         memory_bytes=sum(memory.values()),
         memory=memory,
         storage_bytes=_storage(config, load) + shards,
+        checkpoint_bytes=_checkpoint(load),
         cache_bytes=disk,
         missing=(*missing, *_whitening(config)),
         assumptions=_assumptions(config, load, threads, speed, here=here),
+        price=price,
     )
 
 
@@ -151,9 +171,18 @@ def _memory(config: Config, facts: DataFacts, counts: Sequence[int], load: Load)
     return {name: int(count) for name, count in parts.items()}, disk
 
 
+def _dollars(cost: float) -> str:
+    return f"${cost:,.2f}" if cost >= 0.01 or not cost else "less than $0.01"
+
+
+def _checkpoint(load: Load) -> int:
+    """Return the bytes of one checkpoint: variables, the optimiser's state, and that of every unit."""
+    return load.round.size + load.optimiser + load.unit * load.units
+
+
 def _storage(config: Config, load: Load) -> int:
     """Return the bytes of a run's folder, for all of its sets."""
-    state = load.round.size + load.optimiser + load.unit * load.units
+    state = _checkpoint(load)
     kept = config.engine.keep_checkpoints + 1  # one is being written
     pictures = math.log(max(2, config.method.rounds), 1.5) * min(load.round.size, HISTORY_BYTES)
     return int((kept * state + load.round.size + pictures) * config.evaluate.sets)
