@@ -35,7 +35,7 @@ from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, StoreError, UserError
 from raydd.functional.memory import recall
 from raydd.seeding import generator
-from raydd.store import Folder, commit, digest, from_json, load_manifest, read_verified
+from raydd.store import Folder, check_fits, commit, digest, from_json, load_manifest, read_verified
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -387,6 +387,7 @@ def read_transform(transforms: Folder, sha256: str) -> dict[str, Tensor]:
         IntegrityError: When they were altered.
     """
     name = f"{sha256}.safetensors"
+    check_fits(f"{transforms.url}/{name}", transforms.size(name) or 0)
     data = transforms.read(name)
     if digest(data).sha256 != sha256:
         raise IntegrityError(f"{transforms.url}/{name} was altered: its sha256 is {digest(data).sha256}")

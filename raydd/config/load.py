@@ -12,12 +12,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydd.config.run import Config
-from raydd.errors import ConfigError
+from raydd.errors import ConfigError, StoreError
+from raydd.urls import parse_url
 
 Model = TypeVar("Model", bound=BaseModel)
 
 # Keys as users write them; pydantic adds names of types and validators to a location, which nobody wrote.
 _KEY = re.compile(r"(?!(?:int|str|float|bool|function-before)\b)[a-z_][a-z0-9_]*")
+MOST_BYTES = 1 << 20
+MOST_PARTS = 100_000
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 _DETAIL = re.compile(r", (?:unable to|got a number).*")
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)$")
@@ -46,7 +49,10 @@ def parse_yaml(text: str, where: str) -> Any:
         ConfigError: When it is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        loaded = yaml.load(text, Loader=_Loader)
+        if _parts(loaded, {}) > MOST_PARTS:
+            raise ConfigError(f"expected a config of at most {MOST_PARTS} values, got aliases that stand for more")
+        return loaded
     except ConfigError as error:
         raise ConfigError(f"{error} ({where})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -55,6 +61,17 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f" at line {mark.line + 1}" if mark else ""
         cause = " ".join(str(getattr(error, "problem", None) or error).split())
         raise ConfigError(f"expected YAML in {where}, got what cannot be read as such: {cause}{line}") from None
+
+
+def _parts(value: Any, known: dict[int, int]) -> int:
+    """Return how many values there are when every alias is written out, but those that hold themselves."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_parts(each, known) for each in inner)
+    return known[id(value)]
 
 
 def validate(model: type[Model], raw: Any, *, where: str) -> Model:
@@ -169,8 +186,11 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 def load_model(model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
     """Read a config of some kind; see `load_config`."""
+    data = _read(path)
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"expected a config of at most {MOST_BYTES} bytes at {path}, got more; give the YAML file itself")
     try:
-        text = _read(path).decode()
+        text = data.decode()
     except UnicodeDecodeError:
         raise ConfigError(f"expected a YAML text file, got binary data in {path}") from None
     return model_from(model, parse_yaml(text, path), overrides, where=path)
@@ -179,16 +199,21 @@ def load_model(model: type[Model], path: str, overrides: Sequence[str] = ()) -> 
 def _read(path: str) -> bytes:
     if "://" not in path:
         try:
-            return Path(path).read_bytes()
+            with Path(path).open("rb") as file:
+                return file.read(MOST_BYTES + 1)
         except (OSError, ValueError) as error:
             raise _unreadable(path, error) from None
     import fsspec
     from botocore.exceptions import BotoCoreError
 
     try:
-        opened: Any = fsspec.open(path, "rb")
+        scheme, url = parse_url(path)
+    except StoreError as error:
+        raise ConfigError(f"cannot read the config: {error}") from None
+    try:
+        opened: Any = fsspec.open(url if scheme else f"file://{url}", "rb")
         with opened as file:
-            return file.read()
+            return file.read(MOST_BYTES + 1)
     except (OSError, ValueError, ImportError, BotoCoreError) as error:
         raise _unreadable(path, error) from None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from raydd.config import EngineConfig
 from raydd.errors import ConfigError, EngineError
+from raydd.urls import check_endpoints
 
 # What a worker needs to find a store, and where a node keeps decoded images; secrets come from the cluster's own
 # environment or roles, never through Ray.
@@ -81,6 +82,16 @@ def set_environment() -> None:
     # A worker without a GPU of its own sees none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def forwarded() -> dict[str, str]:
+    """Return the variables of this process that workers and jobs are told: names and addresses, and no secret.
+
+    Raises:
+        StoreError: An endpoint has a password in it.
+    """
+    check_endpoints()
+    return {name: os.environ[name] for name in FORWARDED if name in os.environ}
 
 
 def check_this_machine(engine: EngineConfig) -> None:
@@ -157,13 +168,13 @@ def _init(address: str, cpus: int) -> None:
     global _ours
     # Ray puts a handler of its own for SIGTERM; who drives the run has one already.
     handler = signal.getsignal(signal.SIGTERM)
+    told = forwarded()
     common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
     try:
         if address:
-            env = {name: os.environ[name] for name in FORWARDED if name in os.environ}
             # A job that was submitted with variables of its own has them in our environment already: they are the same.
             os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-            ray.init(address=address, runtime_env={"env_vars": {**_WORKER_ENV, **env}}, **common)
+            ray.init(address=address, runtime_env={"env_vars": {**_WORKER_ENV, **told}}, **common)
         else:
             ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)
         _ours = not address

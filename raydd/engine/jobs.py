@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from raydd.engine.cluster import FORWARDED
+from raydd.engine.cluster import forwarded
 from raydd.errors import EngineError, UserError
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -105,12 +105,11 @@ class Jobs:
         with tempfile.TemporaryDirectory() as folder:
             words = list(take_along(words, Path(folder)))
             chosen = shlex.quote(python) if python else f'"$(command -v {shlex.quote(sys.executable)} || echo python)"'
-            env = {key: os.environ[key] for key in FORWARDED if key in os.environ}
             with self._told():
                 return self.client.submit_job(
                     entrypoint=f"exec {chosen} -m {shlex.join(('raydd', *words))}",
                     submission_id=f"{stem}-a{attempt}",
-                    runtime_env={"working_dir": folder, "env_vars": {**env, EXPECTED: version("raydd")}},
+                    runtime_env={"working_dir": folder, "env_vars": {**forwarded(), EXPECTED: version("raydd")}},
                     metadata={"raydd": version("raydd"), "verb": words[0]},
                 )
 

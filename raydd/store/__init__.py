@@ -5,6 +5,7 @@ from __future__ import annotations
 from raydd.store.canonical import from_json, to_json
 from raydd.store.folder import Folder
 from raydd.store.lease import Lease, Sign, sign_of_life, utc
+from raydd.store.limits import check_fits
 from raydd.store.manifest import Entry, Manifest, commit, digest, load_manifest, read_verified, verify
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Lease",
     "Manifest",
     "Sign",
+    "check_fits",
     "commit",
     "digest",
     "from_json",

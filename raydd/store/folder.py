@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,13 @@ from raydd.errors import IntegrityError, StoreError
 from raydd.store import local, retry
 from raydd.store.backend import Backend
 from raydd.store.canonical import from_json, to_json
+from raydd.store.limits import MOST_RECORD
+from raydd.urls import check_name, parse_url
 
 T = TypeVar("T")
 Names = list[str]  # inside the class, `list` is the method
 STREAM_BYTES = 4 << 20
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# `file` and `local` are handled apart; the others read inside a file or wrap a store, which one plain URL cannot say.
-_NO_STORES = frozenset(
-    ("asyncwrapper", "async_wrapper", "blockcache", "cached", "data", "dir", "file", "filecache", "generic")
-    + ("libarchive", "local", "reference", "simplecache", "tar", "zip")
-)
 _LOCAL = local.LocalBackend()
 
 
@@ -45,11 +39,12 @@ class Folder:
         is_local: Whether it lies on a local or mounted file system.
 
     Raises:
-        StoreError: The URL is malformed, of an unknown scheme, chained (`::`), a `pipe:`, or carries a password.
+        StoreError: The URL is malformed, of an unknown scheme, chained (`::`), a `pipe:`, or carries a password; see
+            `raydd.urls`.
     """
 
     def __init__(self, url: str | os.PathLike[str]) -> None:
-        self._scheme, self.url = _parse(os.fspath(url))
+        self._scheme, self.url = parse_url(os.fspath(url))
         self.is_local = self._scheme == ""
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
@@ -215,9 +210,21 @@ class Folder:
 
         Raises:
             FileNotFoundError: There is no such file.
-            IntegrityError: It is not JSON.
+            IntegrityError: It is not JSON, or more than 64 MiB.
         """
-        return from_json(self.read(name), self._at(name))
+        return from_json(self.read_bounded(name, MOST_RECORD), self._at(name))
+
+    def read_bounded(self, name: str, most: int) -> bytes:
+        """Return the file's bytes; of a larger one than `most` no more than one byte beyond is ever read.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            IntegrityError: It is larger.
+        """
+        data = self.read(name, 0, most + 1)
+        if len(data) > most:
+            raise IntegrityError(f"{self._at(name)}: expected at most {most} bytes, got more; it was altered")
+        return data
 
     def record(self, name: str) -> dict[str, Any]:
         """Return what a file holds that is a JSON object.
@@ -280,49 +287,3 @@ class _Stream(io.RawIOBase):
         while size := self.readinto(chunk):
             chunks.append(bytes(chunk[:size]))
         return b"".join(chunks)
-
-
-def check_name(name: str) -> str:
-    """Return `name` if it is safe below a folder: relative, no empty, `.` or `..` part, no control character.
-
-    Raises:
-        StoreError: It is not.
-    """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or part.startswith(local.TMP_PREFIX) for part in parts) or _CONTROL.search(name):
-        raise StoreError(f"expected a relative file name without empty, '.' or '..' parts, got {name!r}")
-    return name
-
-
-def _parse(url: str) -> tuple[str, str]:
-    """Return (scheme, URL without trailing `/`); the scheme is empty and the URL an absolute path where local."""
-    if not url or _CONTROL.search(url):
-        raise StoreError(f"expected a path or URL such as runs or s3://bucket/prefix, got {url!r}")
-    if "::" in url:
-        raise StoreError(f"expected one URL, got the chained {url!r}; unpack it first and give the plain folder")
-    match = _SCHEME.match(url)
-    if match is None:
-        return "", os.path.abspath(os.path.expanduser(url))
-    scheme, rest = match[1].lower(), url[match.end() :]
-    if scheme in ("file", "local") and rest.startswith("///"):
-        return "", os.path.abspath(rest[2:])
-    if not rest.startswith("//") or scheme not in _schemes():
-        hint = "put ./ before a local path that has a colon"
-        raise StoreError(
-            f"expected a path, file:///path, s3://bucket/prefix or another fsspec URL, got {url!r}; {hint}"
-        )
-    body = rest[2:].rstrip("/")
-    host = body.partition("/")[0]
-    if "@" in host and ":" in host.partition("@")[0]:
-        raise StoreError(f"expected no password in a {scheme}:// URL; give credentials by the environment")
-    try:
-        check_name(body)
-    except StoreError:
-        raise StoreError(f"expected {scheme}://bucket/prefix without empty, '.' or '..' parts, got {url!r}") from None
-    return scheme, f"{scheme}://{body}"
-
-
-def _schemes() -> set[str]:
-    import fsspec
-
-    return set(fsspec.available_protocols()) - _NO_STORES

@@ -12,7 +12,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 
-TMP_PREFIX = ".raydd-tmp-"
+from raydd.urls import TMP_PREFIX
 
 
 class LocalBackend:
@@ -36,7 +36,11 @@ class LocalBackend:
         """Return the bytes from `start` to `end`, fewer where the file ends."""
         with _Absent(path), open(path, "rb") as file:
             file.seek(start or 0)
-            return file.read() if end is None else file.read(max(end - (start or 0), 0))
+            if end is None:
+                return file.read()
+            # Python makes room for all that is asked for, also where there is less.
+            end = min(end, os.fstat(file.fileno()).st_size)
+            return file.read(max(end - (start or 0), 0))
 
     def read_ranges(self, requests: list[tuple[str, int, int]], done: dict[int, bytes]) -> None:
         """Read the ranges whose number is not in `done` yet into `done`."""

@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 from raydd.errors import IntegrityError, StoreError
 from raydd.store.canonical import to_json
-from raydd.store.folder import Folder, check_name
+from raydd.store.folder import Folder
+from raydd.store.limits import check_fits
+from raydd.urls import check_name
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -121,11 +123,13 @@ def read_verified(folder: Folder, manifest: Manifest, name: str) -> bytes:
 
     Raises:
         IntegrityError: It is not in the manifest, missing, or not what the manifest says.
+        DataError: The manifest says that it is larger than the memory that is free; nothing is read then.
     """
     where = f"{folder.url}/{name}"
     if name not in manifest.files:
         raise IntegrityError(f"{where}: expected a file that the manifest lists, got one it does not")
     entry = manifest.files[name]
+    check_fits(where, entry.size)
     try:
         # One byte more than expected tells a file that has grown, and bounds what a wrong one costs.
         data = folder.read(name, 0, entry.size + 1)

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raydd.errors import StoreError
 from raydd.store.retry import answer, is_absent
+from raydd.urls import check_endpoints
 
 # Files up to twice this size go up in one PUT, larger ones in parts of this size, four at a time.
 PART_BYTES = 32 << 20
@@ -57,6 +58,8 @@ def filesystem(scheme: str) -> Any:
 
 
 def _connect(scheme: str) -> Any:
+    if scheme in _S3:
+        check_endpoints()
     options = _S3_OPTIONS if scheme in _S3 else {}
     try:
         made = fsspec.filesystem(scheme, skip_instance_cache=True, **options)

@@ -7,7 +7,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from raydd.errors import StoreError
+from raydd.config import load_config
+from raydd.errors import ConfigError, StoreError
 from raydd.store import Folder
 
 
@@ -54,6 +55,12 @@ def test_remote_urls() -> None:
         "simplecache::s3://b/x",
         "zip://a.zip::s3://b",
         "zip://a.zip",
+        "reference://x",
+        "github://org:repo@main/x",
+        "git://repo/x",
+        "dask://x/y",
+        "jupyter://host/x",
+        "asynclocal:///etc",
         "s3://",
         "s3:///x",
         "s3://b/../c",
@@ -69,9 +76,33 @@ def test_what_is_no_folder_is_refused(url: str) -> None:
     assert "expected" in str(caught.value)
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(StoreError, match="no password") as caught:
-        Folder("s3://key:hunter2@bucket/x")
+@pytest.mark.parametrize(
+    "url",
+    ["s3://key:hunter2@bucket/x", "s3://KEY:hun/ter2@bucket/x", "s3://key:hunter2@bucket//x", "s3://:hunter2@b"]
+    + ["sftp://me:hunter2@host/x", "s3://key:hunter2@bucket::x", "simplecache::s3://k:hunter2@b/x", "nosuch://key:hunter2@x", "S3://a:hunter2@b/x"]
+    + ["https://host/x?X-Amz-Signature=hunter2", "http://host/x#hunter2", "file://a:hunter2@host/x"],
+)
+def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(StoreError, match="no password|with a query") as caught:
+        Folder(url)
+    assert "ter2" not in str(caught.value)
+    with pytest.raises(ConfigError) as told:
+        load_config(f"{url}/c.yaml")
+    assert "ter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sftp://me@host:22/x", "abfs://box@account.dfs.core.windows.net/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/x"]
+)
+def test_users_ports_and_access_points_are_no_secrets(url: str) -> None:
+    assert Folder(url).url == url
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_with_a_password_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "http://key:hunter2@127.0.0.1:9")
+    with pytest.raises(StoreError, match=f"{name} must be an address without a user or password") as caught:
+        Folder("s3://bucket").exists("x")
     assert "hunter2" not in str(caught.value)
 
 
