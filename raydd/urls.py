@@ -42,8 +42,7 @@ def parse_url(url: str) -> tuple[str, str]:
         raise StoreError(f"expected a path or URL such as runs or s3://bucket/prefix, got {url!r}")
     match = _SCHEME.match(url)
     scheme, rest = (match[1].lower(), url[match.end() :]) if match else ("", url)
-    for part in url.split("://")[1:]:
-        _check_secrets(scheme, part)
+    without_secrets(url)
     if "::" in url:
         raise StoreError(f"expected one URL, got the chained {url!r}; unpack it first and give the plain folder")
     if match is None:
@@ -63,15 +62,28 @@ def parse_url(url: str) -> tuple[str, str]:
     return scheme, f"{scheme}://{body}"
 
 
+def without_secrets(url: str) -> str:
+    """Return a URL, or whatever else has URLs in it, if none of them carries a password or a key.
+
+    Raises:
+        StoreError: One does; it is not repeated.
+    """
+    before, *bodies = url.split("://")
+    for body in bodies:
+        _check_secrets(re.split(r"[:,]", before)[-1].lower(), body)
+        before = body
+    return url
+
+
 def _check_secrets(scheme: str, body: str) -> None:
     host = body.partition("/")[0]
     named, _, port = host.rpartition(":")
     # A key may hold a slash, so that the `@` stands behind what looks like the host.
     arn = host.startswith("arn:") and "@" not in body
     if ":" in host.rpartition("@")[0] or (named and not port.isdecimal() and not arn):
-        raise StoreError(f"expected no password in a {scheme}:// URL; give credentials by the environment")
+        raise StoreError(f"expected no password in a {scheme}:// URL, got one; give credentials by the environment")
     if scheme in ("http", "https") and ("?" in body or "#" in body):
-        raise StoreError(f"expected a plain {scheme}:// URL, got one with a query, which may carry a key; leave it away")
+        raise StoreError(f"expected no query in a {scheme}:// URL, as it may carry a key, got one; give the plain address")
 
 
 def check_endpoints() -> None:

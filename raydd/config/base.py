@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from raydd.urls import without_secrets
 
 Auto = Literal["auto"]
+#: A path, a URL or a SOURCE. Configs are written beside results, so that no key may stand in one.
+Url = Annotated[str, AfterValidator(without_secrets)]
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from raydd.config.base import Auto, DataFacts, Section
+from raydd.config.base import Auto, DataFacts, Section, Url
 from raydd.config.methods import MethodConfig, methods
 from raydd.config.net import NETS, NetConfig
 from raydd.errors import ConfigError
@@ -54,8 +54,8 @@ def method_from(value: Any, context: Any, key: str) -> Any:
 class DataConfig(Section):
     """Where the real images are, and which of them are used."""
 
-    train: str = Field(description="packed shards (URL), or a SOURCE such as `digits` that is packed first")
-    test: str | None = Field(None, description="packed shards or a SOURCE; left out: the source's own test split")
+    train: Url = Field(description="packed shards (URL), or a SOURCE such as `digits` that is packed first")
+    test: Url | None = Field(None, description="packed shards or a SOURCE; left out: the source's own test split")
     size: int | None = Field(None, ge=4, description="edge in pixels a SOURCE's images are resized to when packed")
     val_fraction: float = Field(0.0, ge=0, lt=1, description="share of the training split that is kept for selection")
     classes: Literal["all"] | list[int | str] = Field("all", description="a subset, by index or name")
@@ -144,7 +144,7 @@ class Config(Section):
     method: SerializeAsAny[MethodConfig]
     net: NetConfig | Auto = "auto"
     engine: EngineConfig = EngineConfig()
-    store: str = Field("runs", description="folder of runs, at any fsspec URL")
+    store: Url = Field("runs", description="folder of runs, at any fsspec URL")
     evaluate: EvaluateConfig = EvaluateConfig()
     track: list[TrackerName] = Field(
         ["tensorboard"], description="where metrics go besides metrics.jsonl; out of tensorboard, mlflow, wandb"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from raydd.config.base import Auto, Section
+from raydd.config.base import Auto, Section, Url
 from raydd.config.run import EngineConfig, checked_name
 
 AUGMENTATIONS = ("dc", "dsa", "frepo")
@@ -17,9 +17,9 @@ AUGMENTATIONS = ("dc", "dsa", "frepo")
 class TrainConfig(Section):
     """An ordinary, data-parallel training of a network on a distilled set or on packed shards."""
 
-    data: str = Field(description="a run, a distilled set, or packed shards, at any fsspec URL")
+    data: Url = Field(description="a run, a distilled set, or packed shards, at any fsspec URL")
     net: str = Field(description="such as `resnet18`, `convnet:width=64`, `torchvision:resnet18` or `timm:NAME`")
-    test: str | None = Field(None, description="packed test shards that the network is scored on at the end")
+    test: Url | None = Field(None, description="packed test shards that the network is scored on at the end")
     name: str | Auto = Field("auto", description="the run's folder in the store; auto: by data and network")
     seed: int = Field(0, ge=0, lt=2**63)
     epochs: Annotated[int, Field(ge=1)] | Auto = Field(
@@ -36,7 +36,7 @@ class TrainConfig(Section):
         "auto", description="such as `dsa:crop_flip`; auto: the set's own, for shards none; null: none"
     )
     engine: EngineConfig = EngineConfig(workers=0)
-    store: str = Field("runs", description="folder of runs, at any fsspec URL")
+    store: Url = Field("runs", description="folder of runs, at any fsspec URL")
 
     @field_validator("name")
     @classmethod
