@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from raydd.data.index import load_index, verify_shards
@@ -30,19 +29,6 @@ def kind_of(url: str) -> Kind:
     raise DataError(
         f"expected a run, a distilled set or packed shards at {folder.url}, got none of them; check the URL"
     )
-
-
-def runs(store: str) -> Iterator[dict[str, Any]]:
-    """Yield a line of facts about every run of a store, by name."""
-    folder = Folder(store)
-    for name in folder.folders():
-        run = folder.folder(name)
-        if run.exists("config.yaml"):
-            try:
-                yield {"name": name, **show_run(run)}
-            except DataError as error:
-                # One damaged run hides no others.
-                yield {"name": name, "state": "damaged", "problem": str(error)}
 
 
 def show(url: str) -> dict[str, Any]:

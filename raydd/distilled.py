@@ -63,6 +63,7 @@ class Recipe:
         index_hash: What names the real data set.
         rounds: Updates done.
         versions: Of raydd, torch and Python, and the kind of processor.
+        dataset: The real data set's name, such as `mnist`; None in recipes from before it was noted.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Recipe:
     index_hash: str
     rounds: int
     versions: dict[str, str]
+    dataset: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as plain data."""

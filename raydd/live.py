@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydd.errors import DataError, IntegrityError
-from raydd.evaluate import Accuracy
 from raydd.store import Folder, load_manifest, sign_of_life
 from raydd.text import duration, is_number, rate
+
+if TYPE_CHECKING:
+    from raydd.evaluate import Accuracy
 
 # Four heartbeats of a lease.
 SILENT_S = 60.0
@@ -26,13 +28,13 @@ def show_run(run: Folder) -> dict[str, Any]:
     """
     status = run.record("status.json") if run.exists("status.json") else {"state": "starting"}
     if status.get("state") != "finished":
-        status |= _life(run, status) | _last_checkpoint(run)
+        status |= life(run, status) | _last_checkpoint(run)
     if run.exists("evaluation.json"):
         status["accuracy"] = {result.of: round(result.mean, 2) for result in reversed(read_accuracies(run))}
     return status
 
 
-def _life(run: Folder, status: dict[str, Any]) -> dict[str, Any]:
+def life(run: Folder, status: dict[str, Any]) -> dict[str, Any]:
     """Return state and age of the last sign of life of a run that is not finished."""
     sign = sign_of_life(run.folder("lease"))
     state = str(status.get("state"))
@@ -112,6 +114,9 @@ def read_accuracies(run: Folder) -> list[Accuracy]:
     Raises:
         IntegrityError: When the record was altered.
     """
+    # Here, because whoever lists runs needs no torch.
+    from raydd.evaluate import Accuracy
+
     results = run.record("evaluation.json").get("results")
     if not isinstance(results, list):
         raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got none; delete the file")

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydd.catalogue import kind_of, problems, pull, runs, show
+from raydd.catalogue import kind_of, problems, pull, show
 from raydd.data.pack import pack
 from raydd.distilled import DistilledSet
 from raydd.doctor import examine
 from raydd.errors import DataError, IntegrityError
 from raydd.evaluate import Accuracy
+from raydd.listing import runs
 from raydd.store import Folder, commit
 from tests.data.makers import pixels, tree, write_folder
 from tests.sets import large_zca, make_set, random_pixels

@@ -30,6 +30,7 @@ LAYERS = (
         "api",
         "estimate",
         "catalogue",
+        "listing",
         "live",
         "doctor",
         "terminal",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,22 +13,41 @@ from raydd.cli.words import AnyUrl, Json, app
 
 @app.command()
 def ls(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder of runs")] = "runs", as_json: Json = False
+    store: Annotated[str, typer.Argument(metavar="STORE", help="a folder of runs")] = "runs",
+    method: Annotated[str | None, typer.Option(help="only runs of this method")] = None,
+    ipc: Annotated[int | None, typer.Option(help="only runs with so many images per class")] = None,
+    dataset: Annotated[str | None, typer.Option(help="only runs on this data set, such as cifar10")] = None,
+    sort: Annotated[
+        Literal["name", "accuracy", "bytes", "ipc", "method", "dataset", "seconds"],
+        typer.Option(help="accuracy: the best first"),
+    ] = "name",
+    html: Annotated[
+        bool, typer.Option("--html", help="write a page of them, with pictures and recipes, and print where")
+    ] = False,
+    to: Annotated[
+        str | None, typer.Option(metavar="FILE", help="with --html: the page; by default gallery.html in the store")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """List the runs of a store."""
-    from raydd.catalogue import runs
+    """List the runs of a store; reads manifests, recipes and records only."""
+    from raydd.errors import UserError
+    from raydd.listing import Wanted, lines, runs
 
-    found = list(runs(store))
+    if to is not None and not html:
+        raise UserError("--to says where a page goes, got no --html; give both, or leave --to out")
+    found = runs(store, Wanted(method=method, ipc=ipc, dataset=dataset), sort, recipes=html)
+    if not found:
+        sys.stderr.write(f"no runs in {store}\n" if (method, ipc, dataset) == (None,) * 3 else f"no such runs in {store}\n")
+    if html:
+        from raydd.report.gallery import write_gallery
+
+        print_facts({"gallery": write_gallery(found, store, to), "runs": len(found)}, as_json)
+        return
     if as_json:
         print_json({"runs": found})
         return
-    if not found:
-        sys.stderr.write(f"no runs in {store}\n")
-    for run in found:
-        accuracy = ", ".join(f"{of} {mean}" for of, mean in run.get("accuracy", {}).items())
-        print_line(
-            f"{run['name']:30} {run['state']:10} {run.get('round', 0):>7}/{run.get('rounds', '?'):<7} {accuracy}".rstrip()
-        )
+    for line in lines(found):
+        print_line(line)
 
 
 @app.command()

@@ -187,6 +187,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform, rounds: int) -
         index_hash=plan.job.index_hash,
         rounds=rounds,
         versions=versions(),
+        dataset=facts.name,
     )
     images, labels = tensors.pop("images"), tensors.pop("labels")
     return DistilledSet(images=images, labels=labels, recipe=recipe, preprocessing=transform, extras=tensors)
