@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import secrets
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from raydd.catalogue import kind_of, problems, pull, show
 from raydd.data.pack import pack
 from raydd.distilled import DistilledSet
-from raydd.doctor import examine
 from raydd.errors import DataError, IntegrityError
 from raydd.evaluate import Accuracy
 from raydd.listing import runs
@@ -174,31 +172,3 @@ def test_a_damaged_set_is_not_pulled(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=str(file)):
         pull(str(tmp_path / "runs/a"), str(tmp_path / "copy"))
     assert not (tmp_path / "copy").exists()
-
-
-def test_the_doctor_touches_a_store_and_leaves_nothing(store: Folder, tmp_path: Path) -> None:
-    findings = {what: (good, detail) for what, good, detail in examine(store.url)}
-    assert findings["store"] == (True, f"{store.url}: write, read, list, create-if-absent, delete")
-    assert store.list() == []
-    (tmp_path / "file").write_text("")
-    ill = {what: (good, detail) for what, good, detail in examine(str(tmp_path / "file/runs"))}
-    assert not ill["store"][0]
-    assert "Not a directory" in ill["store"][1]
-    assert "store" not in {what for what, _, _ in examine(None)}
-
-
-def test_the_doctor_says_where_decoded_images_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def found() -> tuple[bool, str]:
-        return next((good, detail) for what, good, detail in examine(None) if what == "cache")
-
-    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "not" / "yet"))
-    good, detail = found()
-    assert good
-    assert re.match(rf"decoded images: {tmp_path}/not/yet, \d+\.\d GiB free; RAYDD_CACHE names another", detail)
-    assert not (tmp_path / "not").exists()
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path / "file"))
-    assert found() == (
-        False,
-        f"decoded images: {tmp_path}/file, {tmp_path}/file cannot be written; RAYDD_CACHE names another folder",
-    )

@@ -126,16 +126,27 @@ def config_command(method: Annotated[str, typer.Argument(metavar="METHOD", help=
 @app.command()
 def doctor(
     store: Annotated[str | None, typer.Option(help="a store that is to be written to and read from")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="a cluster: its dashboard's URL, or host:port of its head; by default RAY_ADDRESS, else this machine alone",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell whether this machine, and a store, are fit."""
+    """Tell whether this machine, or every node of a cluster, and a store, are fit.
+
+    Exits with 1 where something is found that would stop a job, or lets anybody stop one (BAD); with 0 otherwise, also where
+    something costs speed or safety (WARN).
+    """
     from raydd.doctor import examine
 
-    findings = examine(store)
+    findings = examine(store, address)
     if as_json:
-        print_json({"findings": [{"what": what, "good": good, "detail": detail} for what, good, detail in findings]})
+        print_json({"findings": [finding.to_json() for finding in findings]})
     else:
-        for what, good, detail in findings:
-            print_line(f"{'ok  ' if good else 'BAD '} {what:16} {detail}")
-    if not all(good for _, good, _ in findings):
+        for finding in findings:
+            print_line(finding.line())
+    if any(finding.level == "stop" for finding in findings):
         raise typer.Exit(1)

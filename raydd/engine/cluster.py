@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ FORWARDED = (*_STORE, "RAYDD_CACHE")
 # Ray runs a worker's methods outside its main thread, where glibc would give them an arena of its own that returns its memory
 # to the kernel whatever `keep_heap` says: rounds take 1.6 times as long. It reads this when a process starts.
 _WORKER_ENV = {"MALLOC_ARENA_MAX": "1"}
+CONNECT_S = 30.0
 _log = logging.getLogger("raydd")
 _keeping = 0
 _idle: list[Hand] = []
@@ -130,6 +132,18 @@ def connect(engine: EngineConfig) -> None:
         )
 
 
+def attach(address: str) -> None:
+    """Attach to a cluster only to look at it.
+
+    Raises:
+        EngineError: When it does not answer, or its versions are others.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        _init(address, 0)
+
+
 def _sizes() -> list[dict[str, float]]:
     """Return the resources of every node that the cluster has or could start; nothing where it may start any."""
     import ray
@@ -167,6 +181,7 @@ def _init(address: str, cpus: int) -> None:
 
     global _ours
     # Ray puts a handler of its own for SIGTERM; who drives the run has one already.
+    _check_listens(address)
     handler = signal.getsignal(signal.SIGTERM)
     told = forwarded()
     common: dict[str, Any] = {"configure_logging": True, "logging_level": logging.WARNING, "log_to_driver": True}
@@ -184,6 +199,24 @@ def _init(address: str, cpus: int) -> None:
     finally:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+def _check_listens(address: str) -> None:
+    """Check that somebody listens at a head's address; where nobody does Ray ends the process.
+
+    Raises:
+        EngineError: When nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "://" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        cause = getattr(error, "strerror", None) or str(error)
+        raise EngineError(
+            f"cannot reach the Ray cluster at {address} (RAY_ADDRESS): {cause}; start it, or correct the address"
+        ) from error
 
 
 def _check_fits(engine: EngineConfig, *, cpus: float, gpus: float | None, where: str) -> None:

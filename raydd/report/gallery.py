@@ -204,9 +204,10 @@ def _sheet(tiles: Sequence[np.ndarray], edge: int) -> str:
     height, width = small[0].shape[:2]
     columns = min(COLUMNS, len(small))
     rows = -(-len(small) // columns)
-    sheet = np.full((rows * height, columns * width, *small[0].shape[2:]), 255, np.uint8)
+    # Grey between them, which is neither paper's colour.
+    sheet = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *small[0].shape[2:]), 127, np.uint8)
     for i, tile in enumerate(small):
-        top, left = i // columns * height, i % columns * width
+        top, left = i // columns * (height + 1), i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = tile
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, format="PNG", optimize=True)

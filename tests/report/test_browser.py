@@ -14,11 +14,14 @@ import pytest
 from PIL import Image, ImageStat
 
 from raydd.distilled import DistilledSet
+from raydd.listing import runs
 from raydd.report import write_comparison, write_report
+from raydd.report.gallery import write_gallery
 from raydd.report.gather import RunRecord
 from raydd.report.page import context, render
 from raydd.report.pictures import shown_classes
 from raydd.store import Folder
+from tests.runs import make_runs
 from tests.report.conftest import MakeRun, accuracy, make_memory, make_real, make_set
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -79,9 +82,9 @@ def write_comparison_of_seven(make_run: MakeRun) -> Path:
     names = [f"a-run-with-a-name-that-is-rather-long-{i}" for i in range(7)]
     sets = [make_set(classes=12, config={"name": name, "seed": i}) for i, name in enumerate(names)]
     pairs = enumerate(zip(names, sets, strict=True))
-    runs = [make_run(ds, name=name, bare=bool(i % 3)) for i, (name, ds) in pairs]
-    write_report(runs[0], make_real(sets[0], list(range(12))))
-    return Path(write_comparison(runs))
+    made = [make_run(ds, name=name, bare=bool(i % 3)) for i, (name, ds) in pairs]
+    write_report(made[0], make_real(sets[0], list(range(12))))
+    return Path(write_comparison(made))
 
 
 def write_thousand(path: Path) -> Path:
@@ -96,6 +99,16 @@ def write_thousand(path: Path) -> Path:
     return path
 
 
+def gallery_of(folder: Path) -> Path:
+    """Write the gallery of a store: finished runs, one that has begun, and one with a name that nothing breaks."""
+    store = folder / "store"
+    make_runs(store, 7)
+    for name in ("begun", "a_run_whose_name_has_no_end_" * 3):
+        (store / name).mkdir()
+        (store / name / "config.yaml").write_text("data: {train: 'mnist:x'}\nmethod: {name: dm, ipc: 1}\n")
+    return Path(write_gallery(runs(str(store), recipes=True), str(store)))
+
+
 @pytest.fixture
 def pages(make_run: MakeRun, tmp_path: Path) -> list[Path]:
     """Pages of all kinds."""
@@ -106,12 +119,12 @@ def pages(make_run: MakeRun, tmp_path: Path) -> list[Path]:
         "memory": make_memory(classes=10, each=29, num_bases=16),
         "large-memory": make_memory(classes=100, each=2, num_bases=64),
     }
-    runs = {name: make_run(ds, name=name, bare=name == "bare") for name, ds in sets.items()}
-    write_soft(runs.pop("soft"), sets["soft"])
-    for name, run in runs.items():
+    made = {name: make_run(ds, name=name, bare=name == "bare") for name, ds in sets.items()}
+    write_soft(made.pop("soft"), sets["soft"])
+    for name, run in made.items():
         write_report(run, make_real(sets[name], list(range(10))) if len(sets[name].classes) == 10 else None)
     found = [tmp_path / "runs" / name / "report.html" for name in sets]
-    return [*found, write_thousand(tmp_path / "thousand.html"), write_comparison_of_seven(make_run)]
+    return [*found, write_thousand(tmp_path / "thousand.html"), write_comparison_of_seven(make_run), gallery_of(tmp_path)]
 
 
 def test_nothing_overflows_and_every_image_loads(pages: list[Path], tmp_path: Path):
