@@ -214,7 +214,11 @@ def _dashboard_of(node: Node) -> Iterator[Finding]:
             what="dashboard",
             level="warn" if guarded else "stop",
             detail=f"listens at {', '.join(opened)}"
-            + (", where its token travels in plain text" if guarded else " without a token: anybody there runs and stops jobs"),
+            + (
+                ", where its token travels in plain text"
+                if guarded
+                else " without a token: anybody there runs and stops jobs"
+            ),
             remedy="start the head with --dashboard-host=127.0.0.1 and tunnel to it, or let a network policy close it",
             where=node.name,
         )
@@ -222,7 +226,9 @@ def _dashboard_of(node: Node) -> Iterator[Finding]:
 
 def _store_of(node: Node) -> Iterator[Finding]:
     if node.store:
-        remedy = "give that node the same endpoint, region and right to the bucket; its keys come from its own environment"
+        remedy = (
+            "give that node the same endpoint, region and right to the bucket; its keys come from its own environment"
+        )
         yield Finding(what="store", level="stop", detail=node.store, remedy=remedy, where=node.name)
 
 

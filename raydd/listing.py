@@ -40,7 +40,9 @@ class Wanted:
         return all(value is None or facts.get(key) == value for key, value in asked.items())
 
 
-def runs(store: str, wanted: Wanted | None = None, sort: Sort = "name", *, recipes: bool = False) -> list[dict[str, Any]]:
+def runs(
+    store: str, wanted: Wanted | None = None, sort: Sort = "name", *, recipes: bool = False
+) -> list[dict[str, Any]]:
     """Return facts about the runs of a store.
 
     Of a finished run four small files are read: the manifest and recipe of its set, `status.json` and `evaluation.json`.
@@ -69,10 +71,11 @@ def runs(store: str, wanted: Wanted | None = None, sort: Sort = "name", *, recip
 
 def _sorted(listed: list[dict[str, Any]], sort: Sort) -> list[dict[str, Any]]:
     def key(facts: dict[str, Any]) -> tuple[bool, Any]:
-        value = facts.get("accuracy", {}).get("distilled") if sort == "accuracy" else facts.get(sort)
-        if not (isinstance(value, str) if sort in _TEXTS else is_number(value)):
-            return True, 0
-        return False, -value if sort == "accuracy" else value
+        value: Any = facts.get("accuracy", {}).get("distilled") if sort == "accuracy" else facts.get(sort)
+        if sort in _TEXTS:
+            return (False, value) if isinstance(value, str) else (True, "")
+        number = value if is_number(value) else None
+        return number is None, (number or 0) * (-1 if sort == "accuracy" else 1)
 
     return sorted(sorted(listed, key=lambda facts: facts["name"]), key=key)
 
@@ -155,7 +158,9 @@ def _scores(run: Folder) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     if not isinstance(results, list) or not all(_is_result(result) for result in results):
-        raise IntegrityError(f"{run.url}/evaluation.json: expected a list of results, got something else; delete the file")
+        raise IntegrityError(
+            f"{run.url}/evaluation.json: expected a list of results, got something else; delete the file"
+        )
     told: dict[str, Any] = {"accuracy": {result["of"]: round(result["mean"], 2) for result in reversed(results)}}
     own = next((result for result in results if result["of"] == "distilled"), None)
     if own is not None:

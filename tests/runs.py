@@ -32,7 +32,15 @@ def files_of(i: int, like: DistilledSet, preview: bytes) -> Iterator[tuple[str, 
     yield "status.json", to_json(status)
     scores = [
         Accuracy(
-            of=of, protocol="dsa", net="convnet", mean=mean, std=1.25, repeats=5, each=[mean] * 5, images=10, storage_bytes=9
+            of=of,
+            protocol="dsa",
+            net="convnet",
+            mean=mean,
+            std=1.25,
+            repeats=5,
+            each=[mean] * 5,
+            images=10,
+            storage_bytes=9,
         )
         for of, mean in (("distilled", 40.0 + i * 37 % 101 / 2), ("random", 33.25))
     ]

@@ -31,7 +31,13 @@ WELL = Node(
 )
 CASES = [
     ({"problem": "did not answer in time"}, "node", "stop", "did not answer in time", "raylet.out"),
-    ({"versions": {**OURS, "ray": "2.59.0"}}, "versions", "stop", "expected ray 2.60.0, as .*, got 2.59.0", "one image"),
+    (
+        {"versions": {**OURS, "ray": "2.59.0"}},
+        "versions",
+        "stop",
+        "expected ray 2.60.0, as .*, got 2.59.0",
+        "one image",
+    ),
     ({"versions": {**OURS, "raydd": ""}}, "versions", "stop", "expected raydd 1.0, .* got none", "one image"),
     ({"versions": {**OURS, "python": "3.12.1"}}, "versions", "stop", "got 3.12.1", "one image"),
     ({"versions": {**OURS, "torch": "2.4"}}, "versions", "warn", "got 2.4", "last bits"),
@@ -83,7 +89,9 @@ def test_nobody_answers() -> None:
 
 def test_sockets_that_listen(tmp_path: Path) -> None:
     head = "  sl  local_address rem_address   st tx_queue\n"
-    rows = "0: 0100007F:2059 00000000:0000 0A x\n1: 00000000:2059 00000000:0000 0A x\n2: 0A00000A:2059 0A00000A:1 01 x\n"
+    rows = (
+        "0: 0100007F:2059 00000000:0000 0A x\n1: 00000000:2059 00000000:0000 0A x\n2: 0A00000A:2059 0A00000A:1 01 x\n"
+    )
     rows += "3: 00000000:205A 00000000:0000 0A x\n"
     six = "0: 00000000000000000000000001000000:2059 0:0 0A x\n1: 0000000000000000FFFF00000100007F:2059 0:0 0A x\n"
     for name, text in (("tcp", rows), ("tcp6", six)):
@@ -135,7 +143,7 @@ def test_a_token_that_others_may_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_GPUS", "print('[\"A\", \"B, C\"]')")
+    monkeypatch.setattr(probe, "_GPUS", 'print(\'["A", "B, C"]\')')
     assert probe._torch_gpus() == (("A", "B, C"), "")
     monkeypatch.setattr(probe, "_GPUS", "raise OSError('no driver')")
     assert probe._torch_gpus() == (None, "OSError: no driver")

@@ -112,7 +112,9 @@ def test_the_verb(many: Path) -> None:
     assert "dm mnist ipc 1" in lines[0]
     assert command(many, "ls", many, "--ipc", 7).err == f"no such runs in {many}\n"
     assert command(many, "ls", many, "--sort", "luck").code == 2
-    assert command(many, "ls", many, "--to", "x.html").mistake.startswith("raydd: --to says where a page goes, got no --h")
+    assert command(many, "ls", many, "--to", "x.html").mistake.startswith(
+        "raydd: --to says where a page goes, got no --h"
+    )
 
 
 def images(page: str) -> list[np.ndarray]:
@@ -144,7 +146,9 @@ def test_a_page_in_the_store_shows_ten_classes_and_links_to_reports(tmp_path: Pa
         tiles = [picture[top : top + 28, left : left + 28] for top in (0, 29) for left in range(0, 144, 29)]
         assert [tile.min() // 20 for tile in tiles] == list(range(1, 11))
     assert len(images(page)) == 12
-    assert {preview_of(ipc, 28) for ipc in IPCS} == {(tmp_path / f"run-00{i}/distilled/preview.png").read_bytes() for i in (0, 6)}
+    assert {preview_of(ipc, 28) for ipc in IPCS} == {
+        (tmp_path / f"run-00{i}/distilled/preview.png").read_bytes() for i in (0, 6)
+    }
 
 
 def test_what_is_no_picture_or_a_hostile_name_does_no_harm(tmp_path: Path) -> None:

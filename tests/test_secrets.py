@@ -16,7 +16,7 @@ import raydd
 from raydd.api import train
 from raydd.cli import app
 from raydd.data.pack import pack
-from raydd.engine.cluster import FORWARDED, forwarded
+from raydd.engine.cluster import FORWARDED, _init, forwarded
 from raydd.errors import ConfigError, StoreError
 from raydd.export import export
 from raydd.store import Folder
@@ -24,9 +24,12 @@ from tests.cli.conftest import write_config
 from tests.data.makers import tree
 
 SECRETS = (
-    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BEARER_TOKEN", "AZURE_STORAGE_KEY")
-    + ("GOOGLE_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "RAYDD_TEST_SECRET")
-)
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_BEARER_TOKEN",
+    "AZURE_STORAGE_KEY",
+) + ("GOOGLE_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "RAYDD_TEST_SECRET")
 MARK = "hunter2"
 
 
@@ -119,3 +122,22 @@ def test_a_worker_has_the_endpoint_and_profile_of_its_driver_and_not_its_keys(ra
     assert names.items() <= found["told"].items()
     assert [name for name, value in {**found["seen"], **found["told"]}.items() if MARK in str(value)] == []
     assert MARK not in done.stderr
+
+
+def test_a_local_ray_has_a_token_no_dashboard_and_tells_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    # Who attaches to the tests' own cluster must not take it for one of ours afterwards.
+    monkeypatch.setattr("raydd.engine.cluster._ours", False)
+    monkeypatch.setattr("ray.init", lambda **options: given.update(options))
+    _init("", 2)
+    assert (given["address"], given["include_dashboard"], given["dashboard_host"]) == ("local", False, "127.0.0.1")
+    assert "runtime_env" not in given
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; from raydd.engine.cluster import set_environment as s; s(); "
+         "print(os.environ['RAY_AUTH_MODE'], len(os.environ['RAY_AUTH_TOKEN']))"],
+        env={key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["token", "64"]

@@ -37,7 +37,9 @@ def ls(
         raise UserError("--to says where a page goes, got no --html; give both, or leave --to out")
     found = runs(store, Wanted(method=method, ipc=ipc, dataset=dataset), sort, recipes=html)
     if not found:
-        sys.stderr.write(f"no runs in {store}\n" if (method, ipc, dataset) == (None,) * 3 else f"no such runs in {store}\n")
+        sys.stderr.write(
+            f"no runs in {store}\n" if (method, ipc, dataset) == (None,) * 3 else f"no such runs in {store}\n"
+        )
     if html:
         from raydd.report.gallery import write_gallery
 

@@ -188,7 +188,9 @@ def load_model(model: type[Model], path: str, overrides: Sequence[str] = ()) -> 
     """Read a config of some kind; see `load_config`."""
     data = _read(path)
     if len(data) > MOST_BYTES:
-        raise ConfigError(f"expected a config of at most {MOST_BYTES} bytes at {path}, got more; give the YAML file itself")
+        raise ConfigError(
+            f"expected a config of at most {MOST_BYTES} bytes at {path}, got more; give the YAML file itself"
+        )
     try:
         text = data.decode()
     except UnicodeDecodeError:

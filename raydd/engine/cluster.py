@@ -191,7 +191,9 @@ def _init(address: str, cpus: int) -> None:
             os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
             ray.init(address=address, runtime_env={"env_vars": {**_WORKER_ENV, **told}}, **common)
         else:
-            ray.init(address="local", num_cpus=max(1, cpus), include_dashboard=False, **common)
+            ray.init(
+                address="local", num_cpus=max(1, cpus), include_dashboard=False, dashboard_host="127.0.0.1", **common
+            )
         _ours = not address
     except (ConnectionError, RuntimeError, ValueError, OSError, RayError) as error:
         where = f"the Ray cluster at {address} (RAY_ADDRESS)" if address else "a local Ray"

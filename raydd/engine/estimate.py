@@ -85,7 +85,9 @@ class Estimate:
             "storage": f"{text.size(self.storage_bytes)}; a checkpoint {text.size(self.checkpoint_bytes)}",
         }
         if self.cost is not None:
-            lines["cost"] = f"{_dollars(self.cost)} at ${self.price:g} an hour and worker; storage and the head come on top"
+            lines["cost"] = (
+                f"{_dollars(self.cost)} at ${self.price:g} an hour and worker; storage and the head come on top"
+            )
         if self.cache_bytes:
             lines["cache a node"] = f"{text.size(self.cache_bytes)} on disk"
         return {**lines, "before": "; ".join(self.missing) or "nothing", "assumed": self.assumptions}

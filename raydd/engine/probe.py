@@ -30,7 +30,9 @@ CLOCK_S = 20.0
 JOB_S = 300.0
 GPU_S = 90.0
 PACKAGES = ("raydd", "ray", "torch")
-_GPUS = "import json, torch; print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]))"
+_GPUS = (
+    "import json, torch; print(json.dumps([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]))"
+)
 _LISTENS = "0A"
 _LOOPBACK = ("127.", "::1")
 

@@ -185,7 +185,9 @@ def _tiles(pixels: np.ndarray) -> list[list[np.ndarray]]:
     white = (flat.min(1) == 255, flat.min(0) == 255)
     sizes = [length - GAP for length in flat.shape]
     for step in range(8 + GAP, min(sizes) + 1):
-        if all(size % step == 0 for size in sizes) and all(line[::step].all() and line[1::step].all() for line in white):
+        if all(size % step == 0 for size in sizes) and all(
+            line[::step].all() and line[1::step].all() for line in white
+        ):
             tops, lefts = (range(GAP, size + GAP, step) for size in sizes)
             edge = step - GAP
             return [[pixels[top : top + edge, left : left + edge] for left in lefts] for top in tops]

@@ -128,7 +128,7 @@ def test_it_is_an_error_of_config_that_a_file_cannot_be_read(tmp_path: Path) -> 
             load_config(url)
     with pytest.raises(ConfigError, match="Is a directory; give the path"):
         load_config(str(tmp_path))
-    with pytest.raises(ConfigError, match="expected a path, .* got .nope:"):
+    with pytest.raises(ConfigError, match=r"expected a path, .* got .nope:"):
         load_config("nope://x/c.yaml")
 
 

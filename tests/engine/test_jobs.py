@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from raydd.engine.jobs import take_along
+from raydd.engine.probe import listening
 from raydd.errors import UserError
 from tests.engine.toys import bits, distil, toy
 
@@ -204,6 +205,27 @@ def test_wrong_tokens_addresses_and_names_are_one_line(head: Head) -> None:
         assert done.returncode == code, (words, done.stderr)
         assert re.search(text, done.stderr), (words, done.stderr)
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(LONGEST_S + 60)
+def test_the_doctor_asks_by_a_job_what_lies_behind_a_dashboard(head: Head, tmp_path: Path) -> None:
+    port = int(head.url.rpartition(":")[2])
+    assert listening(port) == ["127.0.0.1"]
+    done = head.raydd("doctor", "--address", head.url, "--store", str(tmp_path / "runs"), "--json", check=False)
+    found = {one["what"]: one for one in json.loads(done.stdout)["findings"]}
+    assert done.returncode == (0 if found["memory"]["level"] != "stop" else 1), done.stderr
+    assert {"nodes", "versions", "/dev/shm", "memory", "GPUs", "clock", "authentication", "dashboard", "store"} == set(
+        found
+    )
+    assert found["nodes"]["detail"] == "1 answered"
+    assert [found[what]["level"] for what in ("versions", "clock", "authentication", "dashboard", "store")] == [
+        "ok"
+    ] * 5
+    assert list((tmp_path / "runs").glob("*")) == []
+    refused = head.raydd("doctor", "--address", head.url, check=False, RAY_AUTH_TOKEN="0" * 64)
+    assert refused.returncode == 2
+    assert "expected a token that it knows" in refused.stderr
 
 
 def test_yaml_files_are_taken_along(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from raydd.report.gather import RunRecord
 from raydd.report.page import context, render
 from raydd.report.pictures import shown_classes
 from raydd.store import Folder
-from tests.runs import make_runs
 from tests.report.conftest import MakeRun, accuracy, make_memory, make_real, make_set
+from tests.runs import make_runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WIDTHS = (1280, 768, 390, 320)
@@ -124,7 +124,12 @@ def pages(make_run: MakeRun, tmp_path: Path) -> list[Path]:
     for name, run in made.items():
         write_report(run, make_real(sets[name], list(range(10))) if len(sets[name].classes) == 10 else None)
     found = [tmp_path / "runs" / name / "report.html" for name in sets]
-    return [*found, write_thousand(tmp_path / "thousand.html"), write_comparison_of_seven(make_run), gallery_of(tmp_path)]
+    return [
+        *found,
+        write_thousand(tmp_path / "thousand.html"),
+        write_comparison_of_seven(make_run),
+        gallery_of(tmp_path),
+    ]
 
 
 def test_nothing_overflows_and_every_image_loads(pages: list[Path], tmp_path: Path):

@@ -34,7 +34,9 @@ def test_a_claim_beyond_the_memory_is_refused_before_anything_is_read(folder: Fo
     manifest = load_manifest(folder)
     files = {**manifest.files, "data.safetensors": Entry(claimed, "0" * 64)}
     folder.write("manifest.json", _encode(Manifest(files, manifest.meta)))
-    with pytest.raises(DataError, match=r"/data\.safetensors: expected at most [\d.]+ GiB, the memory that is free here"):
+    with pytest.raises(
+        DataError, match=r"/data\.safetensors: expected at most [\d.]+ GiB, the memory that is free here"
+    ):
         DistilledSet.load(folder.url)
 
 
@@ -62,7 +64,11 @@ def test_memory_is_that_of_machine_and_container(tmp_path: Path, monkeypatch: py
     (old / "memory.stat").write_text("total_inactive_file 500\n")
     assert limits.free_memory() == 5500
     group.mkdir()
-    for name, text in (("memory.max", "6000"), ("memory.current", "5900"), ("memory.stat", "file 3\ninactive_file 100")):
+    for name, text in (
+        ("memory.max", "6000"),
+        ("memory.current", "5900"),
+        ("memory.stat", "file 3\ninactive_file 100"),
+    ):
         (group / name).write_text(text + "\n")
     assert limits.free_memory() == 200
     (group / "memory.max").write_text("max\n")

@@ -79,11 +79,17 @@ def test_what_is_no_folder_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     ["s3://key:hunter2@bucket/x", "s3://KEY:hun/ter2@bucket/x", "s3://key:hunter2@bucket//x", "s3://:hunter2@b"]
-    + ["sftp://me:hunter2@host/x", "s3://key:hunter2@bucket::x", "simplecache::s3://k:hunter2@b/x", "nosuch://key:hunter2@x", "S3://a:hunter2@b/x"]
+    + [
+        "sftp://me:hunter2@host/x",
+        "s3://key:hunter2@bucket::x",
+        "simplecache::s3://k:hunter2@b/x",
+        "nosuch://key:hunter2@x",
+        "S3://a:hunter2@b/x",
+    ]
     + ["https://host/x?X-Amz-Signature=hunter2", "http://host/x#hunter2", "file://a:hunter2@host/x"],
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
-    with pytest.raises(StoreError, match="expected no (password|query) in a .*:// URL.*, got one; give") as caught:
+    with pytest.raises(StoreError, match=r"expected no (password|query) in a .*:// URL.*, got one; give") as caught:
         Folder(url)
     assert "ter2" not in str(caught.value)
     with pytest.raises(ConfigError) as told:
@@ -92,7 +98,8 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["sftp://me@host:22/x", "abfs://box@account.dfs.core.windows.net/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/x"]
+    "url",
+    ["sftp://me@host:22/x", "abfs://box@account.dfs.core.windows.net/x", "s3://arn:aws:s3:us-west-2:1:accesspoint/x"],
 )
 def test_users_ports_and_access_points_are_no_secrets(url: str) -> None:
     assert Folder(url).url == url
