@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator, model_validator
 
-from raydd.config.base import Auto, Section
+from raydd.config.base import Auto, Section, Url
 from raydd.config.methods import MethodConfig
 from raydd.config.net import NETS, AnyNetConfig
 from raydd.config.run import Config, DataConfig, EngineConfig, EvaluateConfig, checked_name, method_from
@@ -32,7 +32,7 @@ class AppConfig(Section):
     )
     net: dict[str, Any] | Auto = Field("auto", description="as in a run's config; without a name each method's own")
     engine: EngineConfig = EngineConfig()
-    store: str = Field("runs", description="folder of runs, at any fsspec URL")
+    store: Url = Field("runs", description="folder of runs, at any fsspec URL")
     evaluate: EvaluateConfig = EvaluateConfig()
     app: AppSection = AppSection()
 
