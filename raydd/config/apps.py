@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import Field, PositiveInt, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from raydd.config.base import Auto, Section
 from raydd.config.methods import MethodConfig
-from raydd.config.run import Config, DataConfig, EngineConfig, EvaluateConfig, checked_name, method_from
+from raydd.config.run import BaselineName, Config, DataConfig, EngineConfig, EvaluateConfig, checked_name, method_from
+
+
+Config_ = TypeVar("Config_", bound="AppConfig")
 
 
 class AppSection(Section):
@@ -81,6 +85,22 @@ class AppConfig(Section):
     def hash(self, train: str, test: str | None) -> str:
         """Return the sha256 of `identity`: an application goes on only with its own."""
         return hashlib.sha256(json.dumps(self.identity(train, test), sort_keys=True).encode()).hexdigest()
+
+
+def check_baselines(config: Config_, allowed: Sequence[BaselineName]) -> Config_:
+    """Return a config whose `evaluate.baselines` are those that its application knows, and which trains any network.
+
+    Raises:
+        ValueError: When it asks for others, or for no network.
+    """
+    wrong = next((name for name in config.evaluate.baselines if name not in allowed), None)
+    if wrong is not None:
+        raise ValueError(
+            f"evaluate.baselines must be out of {', '.join(allowed)} here, got {wrong!r}; put a coreset into methods"
+        )
+    if config.evaluate.repeats < 1:
+        raise ValueError(f"evaluate.repeats must be >= 1 here, got {config.evaluate.repeats}")
+    return config
 
 
 class ContinualSection(AppSection):
@@ -221,4 +241,38 @@ class ContinualConfig(AppConfig):
         return self
 
 
-APPS: dict[str, type[AppConfig]] = {"continual": ContinualConfig}
+class PrivacySection(AppSection):
+    """Whose images an attacker wants to recognise, in what networks."""
+
+    members: int = Field(
+        10_000, ge=2, description="images of a chunk of the training split, by class as even as can be"
+    )
+    chunks: int = Field(5, ge=1, description="chunks, each distilled and attacked on its own")
+    updates: list[PositiveInt] = Field(
+        [100, 400, 1600], min_length=1, description="of a network's training, after which it is attacked; one training"
+    )
+    batch: int = Field(256, ge=1, description="images a step; all where there are fewer")
+    augment: bool = Field(False, description="whether networks are trained with the protocol's augmentation")
+
+    @field_validator("updates")
+    @classmethod
+    def _check_updates(cls, updates: list[int]) -> list[int]:
+        if sorted(set(updates)) != updates:
+            raise ValueError("must be ascending, each number once")
+        return updates
+
+
+class PrivacyConfig(AppConfig):
+    """Membership inference against networks trained on distilled images."""
+
+    summary: ClassVar[str] = "whether networks trained on distilled images tell which real images these were made from"
+    paper: ClassVar[str] = "Zhou, Nezhadarya & Ba, Dataset Distillation using Neural Feature Regression, NeurIPS 2022"
+
+    app: PrivacySection = PrivacySection()
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        return check_baselines(self, ("random", "random@bytes", "whole"))
+
+
+APPS: dict[str, type[AppConfig]] = {"continual": ContinualConfig, "privacy": PrivacyConfig}

@@ -20,6 +20,7 @@ from raydd.seeding import generator
 Batches = Callable[[int], tuple[Tensor, Tensor]]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Look = Callable[[int, NetState], None]
 
 LOSSES: dict[str, Loss] = {"cross_entropy": losses.cross_entropy, "mse": losses.mse}
 
@@ -34,6 +35,7 @@ def train(
     seed: int,
     indices: tuple[int | str, ...] = (),
     augment: Augment | None = None,
+    look: Look | None = None,
 ) -> NetState:
     """Train a network on images in memory.
 
@@ -46,6 +48,7 @@ def train(
         seed: Root seed of the shuffles and augmentations.
         indices: Tell this training from others under the same seed: repeat, network.
         augment: Called as `augment(batch, generator)` with a generator of its own every step.
+        look: Called as `look(updates, state)` after every update, with how many are done; must leave the state as it is.
 
     Returns:
         The numbers at the end.
@@ -55,7 +58,7 @@ def train(
     """
     check_set(x, y, recipe)
     batches = epoch_batches(x, y, recipe, seed=seed, indices=indices)
-    return train_on(module, state, batches, len(x), recipe, seed=seed, indices=indices, augment=augment)
+    return train_on(module, state, batches, len(x), recipe, seed=seed, indices=indices, augment=augment, look=look)
 
 
 def check_set(x: Tensor, y: Tensor, recipe: TrainRecipe) -> None:
@@ -83,6 +86,7 @@ def train_on(
     indices: tuple[int | str, ...] = (),
     augment: Augment | None = None,
     loss: Loss | None = None,
+    look: Look | None = None,
 ) -> NetState:
     """Train a network on `batches(step)`, each a pair of images and labels on the device of the state.
 
@@ -96,6 +100,7 @@ def train_on(
         indices: As in `train`.
         augment: As in `train`.
         loss: Another loss than the recipe's.
+        look: As in `train`.
     """
     state = state.clone()
     optim = init_optimiser(state, recipe)
@@ -107,6 +112,8 @@ def train_on(
         if augment is not None:
             x = augment(x, generator(seed, "augment", *indices, step))
         state, optim, _ = train_step(module, state, optim, x, y, recipe, recipe.lr_at(step, count), loss=loss)
+        if look is not None:
+            look(step + 1, state)
     return state
 
 
