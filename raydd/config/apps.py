@@ -13,7 +13,6 @@ from raydd.config.base import Auto, Section
 from raydd.config.methods import MethodConfig
 from raydd.config.run import BaselineName, Config, DataConfig, EngineConfig, EvaluateConfig, checked_name, method_from
 
-
 Config_ = TypeVar("Config_", bound="AppConfig")
 
 
