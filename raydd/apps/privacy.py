@@ -39,7 +39,6 @@ from raydd.evaluate.items import SCORE_BATCH, Item, Shared, images_of
 from raydd.evaluate.protocols import Protocol
 from raydd.evaluate.request import prepare
 from raydd.functional.losses import centred_labels
-from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import train
 from raydd.nets import NetState, apply, build, initialise
 from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
@@ -186,25 +185,10 @@ def attacked(target: Target, item: Item) -> list[dict[str, Any]]:
             says = _Says(module, state, protocol, preprocessing, device)
             looks.append(_look(target, says, own, derive(seed, "attack", updates)))
 
-    recipe = training(protocol, target, len(x))
+    recipe = protocol.steady(len(x), target.updates[-1], target.batch)
     augment = protocol.augment(handwritten=shared.handwritten)
     train(module, state, x, y, recipe, seed=seed, augment=augment, look=look)
     return looks
-
-
-def training(protocol: Protocol, target: Target, count: int) -> TrainRecipe:
-    """Return how a network is trained on `count` images: the protocol's optimiser, loss and rate, which stays as it is."""
-    return replace(
-        protocol.training,
-        batch=min(count, target.batch),
-        updates=target.updates[-1],
-        epochs=None,
-        shuffle=True,
-        schedule="constant",
-        warmup=0,
-        final=1.0,
-        drop_epoch=None,
-    )
 
 
 def _trained_on(
