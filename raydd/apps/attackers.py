@@ -27,11 +27,11 @@ from threadpoolctl import threadpool_limits
 
 from raydd.seeding import derive, generator
 
-LEARNERS: dict[str, Callable[[int], Any]] = {
-    "logistic": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
-    "mlp": lambda seed: MLPClassifier((64,), alpha=1e-3, max_iter=100, random_state=seed),
-    "forest": lambda seed: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
-    "knn": lambda _: KNeighborsClassifier(15),
+LEARNERS: dict[str, Callable[[int, int], Any]] = {  # of a seed and the number of images to learn from
+    "logistic": lambda seed, _: LogisticRegression(max_iter=1000, random_state=seed),
+    "mlp": lambda seed, _: MLPClassifier((64,), alpha=1e-3, max_iter=100, random_state=seed),
+    "forest": lambda seed, _: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
+    "knn": lambda _, images: KNeighborsClassifier(min(15, images)),
 }
 ATTACKERS = ("threshold", *LEARNERS)
 
@@ -59,7 +59,7 @@ def attack(
         warnings.simplefilter("ignore", ConvergenceWarning)
         for name, make in LEARNERS.items():
             # What scikit-learn takes is 32 bits wide.
-            attacker = make_pipeline(StandardScaler(), make(derive(seed, "attacker", name) % 2**32))
+            attacker = make_pipeline(StandardScaler(), make(derive(seed, "attacker", name) % 2**32, int(learn.sum())))
             attacker.fit(features[learn], truth[learn])
             found[name] = float(roc_auc_score(truth[~learn], attacker.predict_proba(features[~learn])[:, 1]))
     return found
