@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,9 @@ from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.evaluate.items import SCORE_BATCH, Shared
 from raydd.evaluate.protocols import PROTOCOLS
+from raydd.functional.memory import recall
 from raydd.functional.train import train, train_on
+from raydd.memories import ask
 from raydd.nets import NetState, apply, build, initialise
 from raydd.seeding import derive, generator
 
@@ -35,6 +37,8 @@ class Lessons:
         updates: Of a classifier, or None for the protocol's own.
         episode_ways: Classes of an episode.
         predicted: int64, what a classifier of all classes says of each test image, where episodes ask for it.
+        learned: Bases, addresses and query network of a memory that is asked by images.
+        query_net: The query network's config, as plain data.
     """
 
     shared: Shared
@@ -44,6 +48,8 @@ class Lessons:
     updates: int | None
     episode_ways: int
     predicted: np.ndarray | None = None
+    learned: dict[str, np.ndarray] = field(default_factory=dict)
+    query_net: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +139,26 @@ def recalled(lessons: Lessons, item: Draws) -> list[float]:
         seed = derive(lessons.shared.seed, "recall-by-image", item.shots, number)
         # Two classes may be taken for one: its images then stand for both.
         x, y = desk.images("distilled", taken, seed)
+        found.append(desk.accuracy(desk.learn(x, y, seed), [ids[: lessons.test_images] for ids in rest]))
+    return found
+
+
+def addressed(lessons: Lessons, item: Draws) -> list[float]:
+    """Train a classifier for each episode on what the memory holds for the queries that its shots are turned into.
+
+    Of the arm `hard` a query is the name of the class that the query network takes the shot for.
+    """
+    desk, found = Desk(lessons), []
+    extras = {name: torch.from_numpy(value.copy()) for name, value in lessons.learned.items()}
+    for number in item.each:
+        _, shots, rest = desk.episode(item.shots, number)
+        seed = derive(lessons.shared.seed, "recall-by-image", item.shots, number)
+        queries = desk.over(torch.cat(shots), lambda x: ask(extras, lessons.query_net, x.cpu()))
+        if item.of == "hard":
+            queries = F.one_hot(queries.argmax(1), queries.shape[1]).float()
+        factor = desk.memory.shape[-1] // extras["bases"].shape[-1]
+        x = recall(extras["bases"], extras["addresses"], queries, factor).flatten(0, 1)
+        y = torch.arange(len(shots)).repeat_interleave(len(x) // len(shots))
         found.append(desk.accuracy(desk.learn(x, y, seed), [ids[: lessons.test_images] for ids in rest]))
     return found
 

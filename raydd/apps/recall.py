@@ -4,10 +4,13 @@ Deng & Russakovsky, "Remember the Past", NeurIPS 2022. The classes are cut into 
 few classes of different tasks: a classifier is trained on what the memories hold for these classes, and scored on their test
 images, beside the whole training data of the same classes. An episode is a few classes of which one or five test images are
 given, the shots, instead of their names, scored on other test images: by the nearest shot, or by a classifier trained on what
-the memories hold for the class that most of its shots are taken for (classify, then recall).
+the memories hold for the class that most of its shots are taken for (classify, then recall), or, with a memory of all classes
+that was learned together with a query network (rtp with `address: image`), for the queries that its shots are turned into.
 
 Differs from the paper: the classes are cut in their own order. Whoever takes shots for classes is a network that was trained on
-the memories alone, and the nearest shot is looked for by that network's features and by pixels; the paper does not say.
+the memories alone, and the nearest shot is looked for by that network's features and by pixels; the paper does not say. The
+query network and how it is trained are raydd's own design (`raydd/methods/rtp_image.py`), since the paper leaves them open; its
+numbers count among the memory's bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from raydd.apps.bench import Bench
-from raydd.apps.draws import Draws, Lessons, described, drawn, recalled
+from raydd.apps.draws import Draws, Lessons, addressed, described, drawn, recalled
 from raydd.apps.memory import Memory, together
 from raydd.config.apps import RecallSection
+from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate.request import prepare
 from raydd.report.findings import Findings, Grid, Sheet
@@ -46,6 +50,11 @@ def run(bench: Bench) -> Findings:
     sheets = []
     for i, method in enumerate(bench.config.methods):
         title = f"{method.name}, ipc {method.ipc}"
+        if method.variant:
+            memory = bench.distil(method, f"{i}-{method.name}-image")
+            shown |= {f"{how}, {title}": row for how, row in _asked(bench, app, memory, tasks).items()}
+            sheets.append((f"{title}, asked by images", memory.pixels().numpy()))
+            continue
         memory = _memory(bench, i, tasks)
         lessons, sizes = _lessons(bench, app, memory, tasks)
         for of, row in _composed(bench, app, lessons).items():
@@ -81,7 +90,7 @@ def _memory(bench: Bench, i: int, tasks: Sequence[Sequence[int]]) -> Memory:
 
 
 def _lessons(
-    bench: Bench, app: RecallSection, memory: Memory, tasks: tuple[tuple[int, ...], ...]
+    bench: Bench, app: RecallSection, memory: DistilledSet, tasks: tuple[tuple[int, ...], ...]
 ) -> tuple[Lessons, dict[str, int]]:
     """Return what draws need to know, and the bytes of what is trained on, by its name.
 
@@ -143,12 +152,31 @@ def _shown(bench: Bench, app: RecallSection, lessons: Lessons) -> dict[str, Row]
         what = {"of": "distilled", "ways": app.episode_ways, "shots": shots}
         (says,) = bench.map(described, [Draws(**what, first=0, count=app.episodes)], lessons)
         knowing = replace(lessons, predicted=np.array(says["predicted"]))
-        column = f"{shots} shot{'s' if shots > 1 else ''}"
+        column = _shots(shots)
         for space, each in says["nearest"].items():
             found.setdefault(f"nearest shot by {space}", {})[column] = each
         classified = _flat(bench.map(recalled, _blocks(app.episodes, **what), knowing))
         found.setdefault("classify, then recall", {})[column] = classified
     return found
+
+
+def _asked(
+    bench: Bench, app: RecallSection, memory: DistilledSet, tasks: tuple[tuple[int, ...], ...]
+) -> dict[str, Row]:
+    """Return the accuracies of all episodes with a memory that is asked by images, and by shots."""
+    lessons, _ = _lessons(bench, app, memory, tasks)
+    learned = {name: value.numpy() for name, value in memory.extras.items()}
+    lessons = replace(lessons, learned=learned, query_net=memory.recipe.config["net"])
+    found: dict[str, Row] = {}
+    for shots in app.shots:
+        for of, how in (("soft", "asked by image"), ("hard", "asked by the class that the query network names")):
+            items = _blocks(app.episodes, of=of, ways=app.episode_ways, shots=shots)
+            found.setdefault(how, {})[_shots(shots)] = _flat(bench.map(addressed, items, lessons))
+    return found
+
+
+def _shots(count: int) -> str:
+    return f"{count} shot{'s' if count > 1 else ''}"
 
 
 def _flat(blocks: Sequence[list[float]]) -> list[float]:
@@ -164,7 +192,7 @@ def _findings(
     shown: dict[str, Row],
     sheets: list[tuple[str, np.ndarray]],
 ) -> Findings:
-    ways, shots = [f"{w}-way" for w in app.ways], [f"{s} shot{'s' if s > 1 else ''}" for s in app.shots]
+    ways, shots = [f"{w}-way" for w in app.ways], [_shots(s) for s in app.shots]
     first = Grid(
         title="Classes that were never seen together",
         columns=("Trained on", "bytes", *ways),

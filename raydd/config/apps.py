@@ -303,6 +303,8 @@ class RecallConfig(AppConfig):
         wrong = next((ways for ways in self.app.ways if ways > self.app.tasks), None)
         if wrong is not None:
             raise ValueError(f"app.ways must be <= app.tasks ({self.app.tasks}), one class of each, got {wrong}")
+        if not self.app.episodes and any(method.variant for method in self.methods):
+            raise ValueError("app.episodes must be > 0 with a memory that is asked by images, got 0")
         if self.app.whole_draws > self.app.draws:
             raise ValueError(f"app.whole_draws must be <= app.draws ({self.app.draws}), got {self.app.whole_draws}")
         return check_baselines(self, ("random", "random@bytes", "whole"))
