@@ -28,10 +28,10 @@ from threadpoolctl import threadpool_limits
 from raydd.seeding import derive, generator
 
 LEARNERS: dict[str, Callable[[int, int], Any]] = {  # of a seed and the number of images to learn from
-    "logistic": lambda seed, _: LogisticRegression(max_iter=1000, random_state=seed),
+    "logistic regression": lambda seed, _: LogisticRegression(max_iter=1000, random_state=seed),
     "mlp": lambda seed, _: MLPClassifier((64,), alpha=1e-3, max_iter=100, random_state=seed),
-    "forest": lambda seed, _: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
-    "knn": lambda _, images: KNeighborsClassifier(min(15, images)),
+    "random forest": lambda seed, _: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
+    "nearest neighbours": lambda _, images: KNeighborsClassifier(min(15, images)),
 }
 ATTACKERS = ("threshold", *LEARNERS)
 

@@ -256,8 +256,10 @@ def _findings(bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict
         (arm.name, arm.images, *(arm.numbers(key, last) for key in ATTACKERS), arm.numbers("own", last)) for arm in arms
     ]
     accuracy = [(arm.name, *(arm.numbers("accuracy", place) for place in looks)) for arm in arms]
-    networks = f"{bench.config.evaluate.repeats} networks for each of {app.chunks} chunks"
-    members = f"{app.members:,} images a chunk"
+    networks = (
+        f"{bench.config.evaluate.repeats} network{'s' if bench.config.evaluate.repeats > 1 else ''} a row and chunk"
+    )
+    members = f"{app.chunks} chunk{'s' if app.chunks > 1 else ''} of {app.members:,} images"
     return Findings(
         title=f"{bench.config.name}: membership inference",
         lead=f"{members}, {networks}. Five attackers tell the chunk's images from test images by what a network says of them.",

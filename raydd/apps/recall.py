@@ -211,7 +211,7 @@ def _findings(
         title=f"{bench.config.name}: recall",
         lead=f"{app.tasks} tasks of {of_each} classes, each distilled on its own; classifiers are trained on what the "
         "memories hold for classes of different tasks.",
-        grids=(first, second) if shown else (first,),
+        grids=tuple(grid for grid in (first, second) if grid.rows),
         sheets=(Sheet(title="The memories", rows=tuple(sheets), note="Class by class, task by task."),),
         notes=tuple(part.replace("\n", " ").strip() for part in (__doc__ or "").split("\n\n")[1:]),
         values={

@@ -106,6 +106,22 @@ def test_an_application_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     assert "Classes that were never seen together" in Path(done.report).read_text()
 
 
+def test_a_memory_that_is_asked_by_images(tmp_path: Path) -> None:
+    memory = {"name": "rtp", "ipc": 2, "num_bases": 4, "rounds": 2, "inner_steps": 2, "inner_batch": 2, "real_batch": 4}
+    changed = {
+        "methods": [memory | {"address": "image", "task_classes": 3}],
+        "app": {"draws": 1, "whole_draws": 1, "updates": 2, "episodes": 3},
+    }
+    done = run_application("recall", config(tmp_path, **changed), "auto", Silent())
+    shown = done.findings["values"]["shown"]
+    assert list(shown) == ["asked by image, rtp, ipc 2", "asked by the class that the query network names, rtp, ipc 2"]
+    assert all(list(row) == ["1 shot", "5 shots"] for row in shown.values())
+    assert "grids" in done.findings
+    assert len(done.findings["grids"]) == 1
+    # A page with nothing composed shows the other table alone.
+    assert "Classes that were never seen together" not in Path(done.report).read_text()
+
+
 def test_soft_labels_lose_the_other_classes(tmp_path: Path) -> None:
     """FRePo's rows are cut down to the columns of a draw's classes."""
     changed = {
@@ -124,11 +140,12 @@ def test_soft_labels_lose_the_other_classes(tmp_path: Path) -> None:
         ({"tasks": 2, "ways": [3]}, "app.ways must be <= app.tasks (2), one class of each, got 3"),
         ({"draws": 2, "whole_draws": 3}, "app.whole_draws must be <= app.draws (2), got 3"),
         ({"ways": [1]}, "app.ways.0"),
+        ({"episodes": 0}, "app.episodes must be > 0 with a memory that is asked by images, got 0"),
     ],
 )
 def test_wrong_configs_are_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        config(tmp_path, app=change)
+        config(tmp_path, app=change, methods=[{"name": "dm"}, {"name": "rtp", "address": "image"}])
     assert message in str(caught.value)
 
 
