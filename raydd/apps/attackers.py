@@ -33,6 +33,7 @@ LEARNERS: dict[str, Callable[[int, int], Any]] = {  # of a seed and the number o
     "random forest": lambda seed, _: RandomForestClassifier(100, min_samples_leaf=5, random_state=seed),
     "nearest neighbours": lambda _, images: KNeighborsClassifier(min(15, images)),
 }
+STOPPED = "Training interrupted by user"
 ATTACKERS = ("threshold", *LEARNERS)
 
 
@@ -57,12 +58,23 @@ def attack(
     with threadpool_limits(1), warnings.catch_warnings():
         # An attacker that has not settled is an attacker still.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("error", STOPPED)
         for name, make in LEARNERS.items():
             # What scikit-learn takes is 32 bits wide.
             attacker = make_pipeline(StandardScaler(), make(derive(seed, "attacker", name) % 2**32, int(learn.sum())))
-            attacker.fit(features[learn], truth[learn])
+            _fit(attacker, features[learn], truth[learn])
             found[name] = float(roc_auc_score(truth[~learn], attacker.predict_proba(features[~learn])[:, 1]))
     return found
+
+
+def _fit(attacker: Any, features: np.ndarray, truth: np.ndarray) -> None:
+    """Train an attacker; scikit-learn takes an interrupt for the end of a training, and its numbers would be kept."""
+    try:
+        attacker.fit(features, truth)
+    except UserWarning as warning:
+        if STOPPED in str(warning):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _features(logits: np.ndarray, losses: np.ndarray, labels: np.ndarray) -> np.ndarray:

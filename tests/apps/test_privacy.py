@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.neural_network import MLPClassifier
 
 import raydd.apps.privacy as privacy
 from raydd.apps import run_application
@@ -47,6 +48,15 @@ def test_attackers_repeat_to_the_bit_and_depend_on_their_seed() -> None:
     other = attack(*sides, 2)
     assert other["threshold"] == attack(*sides, 1)["threshold"]
     assert all(other[name] != attack(*sides, 1)[name] for name in ("logistic regression", "mlp", "random forest"))
+
+
+def test_an_interrupt_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MLPClassifier, "_backprop", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        attack(says(0, 40, -1), says(1, 40, 1), 0)
 
 
 def test_an_attacker_is_never_scored_on_what_it_learned_from() -> None:
