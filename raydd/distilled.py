@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 FORMAT = "raydd-distilled-1"
 LARGE_TRANSFORM = 1_000_000
+QUERY = "query."  # what the names of a query network's parameters start with among the extras
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,8 @@ class DistilledSet:
         recipe: How the set is meant.
         preprocessing: What makes real images comparable with `images`.
         extras: What else a method learned: step sizes `lr_inner` (passes, steps) and the fixed network `init.*` (DD); `bases`
-            (K, C, h, w) and `addresses` (classes, r, K) of an addressed memory (RTP).
+            (K, C, h, w) and `addresses` (classes, r, K) of an addressed memory (RTP), and `query.*`, the parameters of the
+            network that asks it where it is asked by images.
     """
 
     images: Tensor
@@ -139,11 +141,12 @@ class DistilledSet:
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of all that was learned or chosen: images, labels and extras; of a memory, its bases and addresses alone."""
+        """Bytes of all that was learned or chosen: images, labels and extras; of a memory what its images are made from."""
         kept = (self.images, self.labels, *self.extras.values())
         if self.is_memory:
             # The images are made from these, and the labels are their order.
-            kept = (self.extras["bases"], self.extras["addresses"])
+            queries = [value for name, value in self.extras.items() if name.startswith(QUERY)]
+            kept = (self.extras["bases"], self.extras["addresses"], *queries)
         return sum(t.numel() * t.element_size() for t in kept)
 
     @property

@@ -5,13 +5,17 @@ Deng & Russakovsky, "Remember the Past", NeurIPS 2022, compose tasks so from mem
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from raydd.distilled import DistilledSet
-from raydd.errors import DataError
+from raydd.config import NETS
+from raydd.distilled import QUERY, DistilledSet
+from raydd.errors import DataError, UserError
+from raydd.nets import apply, build, fresh_buffers
 
 
 def join(sets: Sequence[DistilledSet], classes: Sequence[str] | None = None) -> DistilledSet:
@@ -44,6 +48,31 @@ def join(sets: Sequence[DistilledSet], classes: Sequence[str] | None = None) -> 
     recipe = replace(first.recipe, classes=tuple(wanted))
     images = torch.cat([of[name] for name in wanted])
     return DistilledSet(images=images, labels=labels, recipe=recipe, preprocessing=first.preprocessing)
+
+
+def ask(extras: Mapping[str, Tensor], net: Mapping[str, Any], x: Tensor) -> Tensor:
+    """Return the query vectors of images, for `DistilledSet.recall`: the query network's softmax over classes.
+
+    Args:
+        extras: Of a memory that was learned together with a query network (method rtp, `address: image`).
+        net: The query network's config as plain data, that of the memory's run: `ds.recipe.config["net"]`.
+        x: float32 `(n, C, H, W)`, normalised as `ds.transform` does.
+
+    Returns:
+        float32 `(n, classes)`.
+
+    Raises:
+        UserError: When there is no query network.
+    """
+    params = {name.removeprefix(QUERY): value for name, value in extras.items() if name.startswith(QUERY)}
+    if not params:
+        raise UserError(
+            "recall by image needs a memory learned with method.address image, got one without a query network"
+        )
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    module = build(NETS[net["name"]].model_validate(dict(net)), shape, len(extras["addresses"]))
+    with torch.no_grad():
+        return apply(module, params, fresh_buffers(module), x).softmax(1)
 
 
 def _same_transform(one: DistilledSet, other: DistilledSet) -> bool:

@@ -52,7 +52,8 @@ def print_grid(grid: dict[str, Any]) -> None:
     """Write one table of what an application found."""
     from raydd.report.findings import cell_text
 
-    texts = [["".join(cell_text(tuple(c) if isinstance(c, list) else c)) for c in row] for row in grid["rows"]]
+    cells = [[tuple(cell) if isinstance(cell, list) else cell for cell in row] for row in grid["rows"]]
+    texts = [["".join(cell_text(cell, grid["digits"])) for cell in row] for row in cells]
     print_line(grid["title"])
     for line in aligned([list(grid["columns"]), *texts]):
         print_line(f"  {line}")

@@ -148,6 +148,23 @@ class Protocol:
             drop_epoch=None,
         )
 
+    def steady(self, n: int, updates: int, batch: int) -> TrainRecipe:
+        """Return the training of a network on `n` >= 1 images by so many updates, so that it can be looked at on its way.
+
+        Loss, optimiser and its rate are the protocol's; batches are shuffled, and the rate stays as it is.
+        """
+        return replace(
+            self.training,
+            batch=min(n, batch),
+            shuffle=True,
+            epochs=None,
+            updates=updates,
+            schedule="constant",
+            warmup=0,
+            final=1.0,
+            drop_epoch=None,
+        )
+
     def net(self, net: NetConfig) -> NetConfig:
         """Return the network that is trained where `net` is asked for: the same one, with the protocol's norm."""
         return net.renormed(self.norms)

@@ -13,6 +13,6 @@ __all__ = ["HARD", "Contribution", "Labels", "Method", "Problem", "Slot", "Tenso
 
 def create(config: MethodConfig, net: Any, problem: Problem) -> Method[Any]:
     """Build the method that `config.name` announces, for a resolved config."""
-    module, _, name = methods()[config.name].implementation.partition(":")
+    module, _, name = (config.variant or methods()[config.name].implementation).partition(":")
     implementation: type[Method[Any]] = getattr(import_module(module), name)
     return implementation(config, net, problem)

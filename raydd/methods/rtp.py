@@ -95,16 +95,47 @@ class RTP(Unrolled[RTPConfig]):
         self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: None, x_real: Tensor, y_real: Tensor
     ) -> Contribution:
         """Return the gradient through one network's training; see the base class."""
-        addresses = variables["addresses"]
+        codes = variables["addresses"]
         bases = variables["bases"].detach().requires_grad_()
-        params = self._augmentation(round, slot)
-        tape = _augmented(enlarge(bases, self.config.downsample), params).flatten(1)
-        pixels = tape.detach()
-        rows = self._rows(round, slot).to(addresses.device)
+        tape = self.spread(bases, round, slot)
+        labels = torch.arange(len(codes), device=codes.device) // self.addresses
+        rows = self._rows(round, slot)
+        loss, by_codes, by_pixels = self.through(round, slot, codes, labels, rows, tape.detach(), x_real, y_real)
+        (by_bases,) = torch.autograd.grad(tape, bases, by_pixels)
+        gradients = {"bases": by_bases.contiguous(), "addresses": by_codes}
+        return Contribution(slot, gradients, {"loss": float(loss)})
+
+    def spread(self, bases: Tensor, round: int, slot: Slot) -> Tensor:
+        """Return the bases enlarged and augmented as a slot's images are, `(K, D)`."""
+        return _augmented(enlarge(bases, self.config.downsample), self._augmentation(round, slot)).flatten(1)
+
+    def through(
+        self,
+        round: int,
+        slot: Slot,
+        codes: Tensor,
+        labels: Tensor,
+        rows: Tensor,
+        pixels: Tensor,
+        x_real: Tensor,
+        y_real: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Train a network on `codes @ pixels` and return its loss on real images, and the gradients by codes and pixels.
+
+        Args:
+            round: The round.
+            slot: The slot; names the network and the augmentation of the real images.
+            codes: What each image is made of, `(n, K)`, without a tape.
+            labels: Their classes, int64 `(n,)`.
+            rows: int64 `(T, M)`, the images of each inner step, none twice in a step.
+            pixels: From `spread`, without its tape.
+            x_real: Real images.
+            y_real: Their labels.
+        """
+        rows = rows.to(codes.device)
 
         def batch(step: int) -> tuple[Tensor, Tensor]:
-            images = (addresses[rows[step]] @ pixels).unflatten(1, self.problem.shape)
-            return images, rows[step] // self.addresses
+            return (codes[rows[step]] @ pixels).unflatten(1, self.problem.shape), labels[rows[step]]
 
         inner = Inner(
             module=self.net,
@@ -114,19 +145,17 @@ class RTP(Unrolled[RTPConfig]):
             keep_on=torch.device("cpu") if self.config.offload else None,
         )
         gen = self.problem.generator("net", round, slot.index)
-        net = nets.initialise(self.net, gen, self.problem.device).to(dtype=bases.dtype).channels_last()
+        net = nets.initialise(self.net, gen, self.problem.device).to(dtype=pixels.dtype).channels_last()
         kept = train(inner, net)
-        x_real = _augmented(x_real, params)
+        x_real = _augmented(x_real, self._augmentation(round, slot))
         loss, adjoint = outer(self.net, kept[-1], net.buffers, x_real, y_real, self.config.chunk)
-        by_pixels, by_addresses = torch.zeros_like(pixels), torch.zeros_like(addresses)
+        by_pixels, by_codes = torch.zeros_like(pixels), torch.zeros_like(codes)
         for given in replay(inner, kept, net.buffers, adjoint):
             chosen, by_images = rows[given.step], given.x.flatten(1)
             # No row stands twice in a step, so that this is a plain sum.
-            by_addresses[chosen] += by_images @ pixels.T
-            by_pixels += addresses[chosen].T @ by_images
-        (by_bases,) = torch.autograd.grad(tape, bases, by_pixels)
-        gradients = {"bases": by_bases.contiguous(), "addresses": by_addresses}
-        return Contribution(slot, gradients, {"loss": float(loss)})
+            by_codes[chosen] += by_images @ pixels.T
+            by_pixels += codes[chosen].T @ by_images
+        return loss, by_codes, by_pixels
 
     def _augmentation(self, round: int, slot: Slot) -> Params | None:
         if self.config.augment is None:
@@ -136,10 +165,14 @@ class RTP(Unrolled[RTPConfig]):
 
     def _rows(self, round: int, slot: Slot) -> Tensor:
         """Draw the rows of the addresses that each inner step trains on: int64 (T, M), class by class, none twice."""
-        task, steps, r = self.task(round, slot), int(self.config.inner_steps), self.addresses
+        return self.drawn_rows(round, slot, self.task(round, slot), self.addresses)
+
+    def drawn_rows(self, round: int, slot: Slot, blocks: list[int], r: int) -> Tensor:
+        """Draw `inner_batch` rows of each of these blocks of `r` rows for every inner step: int64 (T, M)."""
         gen = self.problem.generator("inner", round, slot.index)
-        drawn = torch.rand(steps, len(task), r, generator=gen).argsort(2)[:, :, : self.config.inner_batch]
-        return (drawn + torch.tensor(task)[:, None] * r).flatten(1)
+        drawn = torch.rand(int(self.config.inner_steps), len(blocks), r, generator=gen)
+        chosen = drawn.argsort(2)[:, :, : self.config.inner_batch]
+        return (chosen + torch.tensor(blocks)[:, None] * r).flatten(1)
 
     def update(self, round: int, variables: Tensors, optimiser: Tensors, gradients: Tensors) -> tuple[Tensors, Tensors]:
         """Shorten the gradient of both tables together to `clip`, and take one step of SGD with momentum."""

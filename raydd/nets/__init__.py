@@ -20,9 +20,9 @@ from raydd.nets.classic import MLP, VGG11, AlexCifarNet, AlexNet, LeNet
 from raydd.nets.convnet import ConvNet, FRePoConvNet
 from raydd.nets.layers import NetConfig
 from raydd.nets.resnet import ResNet18
-from raydd.nets.state import NetState, apply, compute_in, initialise
+from raydd.nets.state import NetState, apply, compute_in, fresh_buffers, initialise
 
-__all__ = ["NETS", "NetConfig", "NetState", "apply", "available", "build", "compute_in", "initialise"]
+__all__ = ["NETS", "NetConfig", "NetState", "apply", "available", "build", "compute_in", "fresh_buffers", "initialise"]
 
 GROUP = "raydd.nets"
 

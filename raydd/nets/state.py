@@ -88,8 +88,12 @@ def initialise(
     for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
         params[name] = _draw(owners[owner], leaf, parameter.shape, law, gen).to(device)
-    buffers = {name: _buffer(name, buffer).to(device) for name, buffer in module.named_buffers()}
-    return NetState(params, buffers)
+    return NetState(params, fresh_buffers(module, device))
+
+
+def fresh_buffers(module: nn.Module, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """Return a network's buffers before any training: running statistics at mean 0 and variance 1."""
+    return {name: _buffer(name, buffer).to(device) for name, buffer in module.named_buffers()}
 
 
 # The dtype that `compute_in` says.

@@ -48,7 +48,7 @@ def context(url: str, kind: str, config: AppConfig, findings: Findings) -> dict[
 
 
 def _table(grid: Grid) -> Table:
-    texts = [[cell_text(cell) for cell in row] for row in grid.rows]
+    texts = [[cell_text(cell, grid.digits) for cell in row] for row in grid.rows]
     numeric = [all(not isinstance(row[i], str) for row in grid.rows) for i in range(len(grid.columns))]
     columns = [Column(name, right=numeric[i]) for i, name in enumerate(grid.columns)]
     rows = [Row(name=row[0][0], cells=tuple(row[1:])) for row in texts]
@@ -66,7 +66,8 @@ def _heat(grid: Grid) -> HeatMap:
         (
             str(row[0]),
             tuple(
-                None if (v := mean(cell)) is None else Heat(f"{v:.1f}", round(scale * (v - low))) for cell in row[1:]
+                None if (v := mean(cell)) is None else Heat(f"{v:.{grid.digits}f}", round(scale * (v - low)))
+                for cell in row[1:]
             ),
         )
         for row in grid.rows

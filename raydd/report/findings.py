@@ -18,6 +18,7 @@ class Grid:
         columns: Names of the columns, the first one that of the rows' names.
         rows: The cells of each row; None for an empty one. A pair of numbers is a mean and a deviation.
         heat: Whether the cells are coloured by their values.
+        digits: Decimals of a mean and its deviation.
     """
 
     title: str
@@ -25,6 +26,7 @@ class Grid:
     rows: tuple[tuple[Any, ...], ...]
     note: str = ""
     heat: bool = False
+    digits: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +92,13 @@ class Findings:
         return {**kept, "grids": [asdict(grid) for grid in self.grids], "figures": [asdict(f) for f in self.figures]}
 
 
-def cell_text(cell: Any) -> tuple[str, str]:
-    """Return a cell of a `Grid` as text, and what stands behind it in small letters."""
+def cell_text(cell: Any, digits: int = 1) -> tuple[str, str]:
+    """Return a cell of a `Grid` as text, and what stands behind it in small letters; `digits` are those of a mean."""
     match cell:
         case None:
             return "", ""
         case (mean, deviation):
-            return f"{mean:.1f}", f" +- {deviation:.1f}"
+            return f"{mean:.{digits}f}", f" +- {deviation:.{digits}f}"
         case float():
             return f"{cell:.3g}" if abs(cell) < 10 else f"{cell:,.1f}", ""
         case int():

@@ -158,7 +158,7 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
         ({"evaluate": {"protocol": "dd"}}, "evaluate.protocol must train any network on any set, got dd"),
         (
             {"evaluate": {"baselines": ["herding"]}},
-            "evaluate.baselines must be out of random, random@bytes and whole, got",
+            "evaluate.baselines must be out of random, random@bytes, whole here, got",
         ),
         ({"app": {"grid": {"wdth": [1]}}}, r"app.grid.wdth must be an option of the network convnet \(act, depth"),
         ({"app": {"grid": {"width": [8, 8]}}}, r"app.grid.width must be one or more values, each once, got \[8, 8\]"),

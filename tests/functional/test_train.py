@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -251,3 +252,13 @@ def test_a_short_training_is_all_warmup():
 def test_recipes_can_be_had_without_torch():
     code = "import sys, raydd.functional.recipe; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_look_sees_every_update_and_what_a_shorter_training_ends_with():
+    module, state, x, y = setting()
+    recipe = TrainRecipe(optimiser="sgd", lr=0.05, momentum=0.9, updates=6, batch=4)
+    seen = {}
+    train(module, state, x, y, recipe, seed=3, look=lambda updates, state: seen.update({updates: state.clone()}))
+    assert list(seen) == [1, 2, 3, 4, 5, 6]
+    for updates in (1, 4):
+        assert equal(train(module, state, x, y, replace(recipe, updates=updates), seed=3), seen[updates])

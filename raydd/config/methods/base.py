@@ -27,6 +27,11 @@ class MethodConfig(Section):
     ipc: int = Field(1, ge=1, description="images per class")
     rounds: int = Field(0, ge=0, description="updates of the variables")
 
+    @property
+    def variant(self) -> str | None:
+        """Where the class is that does what this config asks for, as `package.module:Class`; None: where announced."""
+        return None
+
     def resolved(self, facts: DataFacts) -> Self:
         """Return a copy in which every `auto` is replaced by the paper's value for this data set."""
         return self

@@ -45,6 +45,15 @@ class RTPConfig(UnrolledConfig):
     augment: str | Auto | None = Field(
         "auto", description="DSA operations without color, one draw a network; auto: flip_rotate on CIFAR; null: none"
     )
+    address: Literal["class", "image"] = Field(
+        "class",
+        description="what the memory is asked by; image: by a query network learned with it, raydd's own design",
+    )
+    shots: int = Field(1, ge=1, description="images of a class that ask for it in an episode; with address image")
+    lr_query: float = Field(1e-3, gt=0, description="Adam's rate on the query network; with address image")
+    query_loss: float = Field(
+        1.0, ge=0, description="weight of the query network's own cross entropy; with address image"
+    )
     offload: bool = Field(False, description="keep the weights of the inner steps in the host's memory")
 
     def resolved(self, facts: DataFacts) -> Self:
@@ -62,12 +71,21 @@ class RTPConfig(UnrolledConfig):
             update["num_bases"] = _num_bases(self.ipc, facts, self.downsample)
         if self.inner_steps == "auto":
             update["inner_steps"] = 150 if self.ipc <= 10 else 200
+        if self.address == "image" and self.shots >= facts.smallest_class:
+            raise ConfigError(
+                f"method.shots must be < the images of the smallest class ({facts.smallest_class}), got {self.shots}"
+            )
         if self.augment == "auto":
             cifar_like = facts.channels == 3 and not facts.handwritten
             update["augment"] = "flip_rotate" if cifar_like else None
         result = self.model_copy(update=update)
         result.addresses(facts)
         return result
+
+    @property
+    def variant(self) -> str | None:
+        """The class of memories that are asked by images."""
+        return "raydd.methods.rtp_image:ImageRTP" if self.address == "image" else None
 
     def _check_augment(self) -> None:
         ops = () if self.augment in (None, "auto") else self.augment.split("_")
