@@ -9,7 +9,7 @@ import shutil
 from importlib.metadata import version
 
 from raydd.errors import RaydError
-from raydd.store import Folder
+from raydd.store import Folder, cache_folder
 
 Finding = tuple[str, bool, str]
 LEAST_SHARED_MEMORY = 1 << 30
@@ -48,8 +48,6 @@ def _gpus() -> Finding:
 
 
 def _cache() -> Finding:
-    from raydd.data.cache import cache_folder
-
     folder = cache_folder()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     good = there.is_dir() and os.access(there, os.W_OK)
