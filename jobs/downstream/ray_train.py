@@ -85,12 +85,14 @@ def main() -> None:
         # Workers stand in folders of their own.
         config[key] = config[key] if "://" in config[key] else os.path.abspath(config[key])
     ray.init()  # the cluster at RAY_ADDRESS, or one of its own
+    trainer: Any = ray.train.torch.TorchTrainer  # its annotations are those of an older Ray Train
     with tempfile.TemporaryDirectory() as notes:  # Ray Train's own; for checkpoints it is to be an s3:// URL
-        how: dict[str, Any] = {
-            "scaling_config": ray.train.ScalingConfig(num_workers=said.workers, use_gpu=said.gpus),
-            "run_config": ray.train.RunConfig(storage_path=notes),
-        }
-        result = ray.train.torch.TorchTrainer(work, train_loop_config=config, **how).fit()
+        result = trainer(
+            work,
+            train_loop_config=config,
+            scaling_config=ray.train.ScalingConfig(num_workers=said.workers, use_gpu=said.gpus),
+            run_config=ray.train.RunConfig(storage_path=notes),
+        ).fit()
     print(f"trained by {said.workers} workers: {result.return_value:.1f} % of the real images of {said.test}")
 
 
