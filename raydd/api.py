@@ -25,7 +25,7 @@ from raydd.errors import DataError, UserError
 from raydd.evaluate import Accuracy, Keeping, Request, pooled
 from raydd.evaluate import evaluate_all as score_all
 from raydd.evaluating import EvaluateOptions, evaluate_sets
-from raydd.export import Exported, check_lossless
+from raydd.export import Exported
 from raydd.export import export as write_export
 from raydd.live import read_accuracies
 from raydd.packing import beside, pack_once, packed, packed_at, packed_size
@@ -79,11 +79,13 @@ class Run:
 def load(url: str) -> DistilledSet:
     """Load a distilled set from a run, an artifact folder, or a pulled or exported set, at any fsspec URL.
 
+    A local set is read where it lies. What comes from elsewhere is kept in RAYDD_CACHE by its contents, checked at every
+    load, and fetched once a machine, by however many processes; see `raydd.store.content`.
+
     Raises:
         DataError: When there is none, or a lossy export of one.
         IntegrityError: When a file is missing, truncated or altered, naming it.
     """
-    check_lossless(url)
     return DistilledSet.load(url)
 
 
@@ -374,8 +376,6 @@ def train(
     packed = {"data": pack_once(config.data, place, "train", None, watcher)}
     if config.test is not None:
         packed["test"] = pack_once(config.test, place, "test", _size_of(config), watcher)
-    if not is_source(config.data):
-        check_lossless(config.data)
     job = plan_training(config.model_copy(update=packed))
     return train_network(job, resume=resume, watch=watcher.training)
 

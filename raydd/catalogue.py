@@ -1,14 +1,14 @@
-"""What lies in a store: listing, showing, verifying and pulling runs, distilled sets and shards."""
+"""What lies in a store: listing, showing and verifying runs, distilled sets and shards."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from raydd.data.index import load_index, verify_shards
-from raydd.distilled import DistilledSet, artifact_folder, read_transform
+from raydd.distilled import DistilledSet
 from raydd.errors import DataError, IntegrityError
 from raydd.live import checkpoints, show_run
-from raydd.store import Folder, commit, load_manifest, read_verified, verify
+from raydd.store import Folder, load_manifest, verify
 
 Kind = Literal["run", "set", "shards"]
 
@@ -99,28 +99,3 @@ def _set_problems(folder: Folder) -> list[str]:
         except DataError as error:
             found = [str(error)]
     return found
-
-
-def pull(url: str, dest: str) -> str:
-    """Copy a distilled set, with the transform it needs, to another folder; every byte is checked. Returns its URL.
-
-    Raises:
-        DataError: When there is no distilled set at `url`, or `dest` holds something else.
-        IntegrityError: When a file was altered.
-    """
-    source, target = artifact_folder(url), Folder(dest)
-    manifest = load_manifest(source)
-    if target.list() and not target.exists("manifest.json"):
-        raise DataError(
-            f"expected an empty folder or a distilled set at {target.url}, got other files; choose another folder"
-        )
-    files = {name: read_verified(source, manifest, name) for name in manifest.files}
-    ds = DistilledSet.load(source.url)
-    sha256 = ds.recipe.transform_file
-    name = f"transforms/{sha256}.safetensors"
-    if sha256 is not None and name not in files:
-        store = source.parent.parent.folder("transforms")
-        read_transform(store, sha256)
-        files[name] = store.read(f"{sha256}.safetensors")
-    commit(target, files, meta=manifest.meta)
-    return target.url

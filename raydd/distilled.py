@@ -11,11 +11,15 @@ The artifact's format, version 1: one folder at any fsspec URL with
 
 A transform's tensors of more than 1 MB (whitening) lie in `transforms/<sha256>.safetensors`, once per store and beside the runs;
 the recipe names the hash, and pulled or exported sets carry the file along. Nothing in an artifact is a pickle.
+
+What lies elsewhere than on a local disk is kept on this machine (`raydd.store.content`), so that only the manifest is read
+again when the same set is loaded once more.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,14 +39,16 @@ from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, StoreError, UserError
 from raydd.functional.memory import recall
 from raydd.seeding import generator
-from raydd.store import Folder, check_fits, commit, digest, from_json, load_manifest, read_verified
+from raydd.store import Entry, Folder, commit, digest, from_json, load_manifest, read_content
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMAT = "raydd-distilled-1"
+LOSSY_FORMAT = "raydd-folder-1"
 LARGE_TRANSFORM = 1_000_000
 QUERY = "query."  # what the names of a query network's parameters start with among the extras
+LARGEST_TRANSFORM = 2 << 30  # nothing whitens more than 64x64 pixels at once: 1.2 GB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,16 +300,23 @@ class DistilledSet:
         """Load a distilled set from a run, an artifact folder or a pulled set, at any fsspec URL.
 
         Raises:
-            DataError: When there is none, naming what was found instead.
+            DataError: When there is none, or a lossy export of one, naming what was found instead.
             IntegrityError: When a file is missing, truncated or altered, naming it.
         """
         folder = artifact_folder(url)
         manifest = load_manifest(folder)
-        raw = from_json(read_verified(folder, manifest, "recipe.json"), f"{folder.url}/recipe.json")
-        recipe = Recipe.from_json(raw, folder.url)
-        tensors = tensors_from(read_verified(folder, manifest, "data.safetensors"), f"{folder.url}/data.safetensors")
+        if manifest.meta.get("format") == LOSSY_FORMAT:
+            raise DataError(
+                f"expected a distilled set at {folder.url}, got a lossy export of one (--format folder); take the set itself, "
+                "or an export to webdataset or hf"
+            )
+        names = ("recipe.json", "data.safetensors")
+        files = [read_content(folder, name, manifest.entry(folder, name)) for name in names]
+        recipe = Recipe.from_json(from_json(files[0], f"{folder.url}/recipe.json"), folder.url)
+        tensors = tensors_from(files[1], f"{folder.url}/data.safetensors")
         if recipe.transform_file is not None:
-            tensors |= _find_transform(folder, recipe.transform_file)
+            transforms = transforms_folder(folder, recipe.transform_file)
+            tensors |= read_transform(transforms, recipe.transform_file)
         parts: dict[str, dict[str, Tensor]] = {"transform": {}, "extra": {}}
         for key in [key for key in tensors if "." in key]:
             kind, _, name = key.partition(".")
@@ -391,18 +404,37 @@ def read_transform(transforms: Folder, sha256: str) -> dict[str, Tensor]:
         FileNotFoundError: When there are none of this name.
         IntegrityError: When they were altered.
     """
+    name, entry = transform_entry(transforms, sha256)
+    return tensors_from(read_content(transforms, name, entry), f"{transforms.url}/{name}")
+
+
+def transform_entry(transforms: Folder, sha256: str) -> tuple[str, Entry]:
+    """Return the name of a transform's file, and what it must be.
+
+    Raises:
+        FileNotFoundError: When there is none of this name.
+        IntegrityError: When the name is none of a transform, or it is larger than any could be.
+    """
     name = f"{sha256}.safetensors"
-    check_fits(f"{transforms.url}/{name}", transforms.size(name) or 0)
-    data = transforms.read(name)
-    if digest(data).sha256 != sha256:
-        raise IntegrityError(f"{transforms.url}/{name} was altered: its sha256 is {digest(data).sha256}")
-    return tensors_from(data, f"{transforms.url}/{name}")
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise IntegrityError(f"expected a transform named by its sha256 in {transforms.url}, got {sha256!r}")
+    size = transforms.size(name)
+    if size is None:
+        raise FileNotFoundError(f"cannot read {transforms.url}/{name}: no such file")
+    if size > LARGEST_TRANSFORM:
+        raise IntegrityError(f"{transforms.url}/{name}: expected at most {LARGEST_TRANSFORM} bytes, got {size}")
+    return name, Entry(size, sha256)
 
 
-def _find_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
+def transforms_folder(folder: Folder, sha256: str) -> Folder:
+    """Return where the transform of an artifact lies: in the artifact, or in the store that its run is in.
+
+    Raises:
+        IntegrityError: When it is in neither.
+    """
     own, name = folder.folder("transforms"), f"{sha256}.safetensors"
     if own.exists(name):
-        return read_transform(own, sha256)
+        return own
     looked = own.url
     try:
         store = folder.parent.parent.folder("transforms")
@@ -410,7 +442,7 @@ def _find_transform(folder: Folder, sha256: str) -> dict[str, Tensor]:
         pass  # A set at the top of a bucket lies in no run.
     else:
         if store.exists(name):
-            return read_transform(store, sha256)
+            return store
         looked += f" and {store.url}"
     raise IntegrityError(f"the transform {name} of {folder.url} is missing; looked in {looked}")
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from raydd.engine.probe import Node, ask_by_job, ask_nodes, is_open, try_store, versions
 from raydd.errors import EngineError
-from raydd.store import Folder
+from raydd.store import Folder, cache_folder
 from raydd.store.limits import free_memory
 
 Level = Literal["ok", "warn", "stop"]
@@ -261,8 +261,6 @@ def _gpus() -> Finding:
 
 
 def _cache() -> Finding:
-    from raydd.data.cache import cache_folder
-
     folder = cache_folder()
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     good = there.is_dir() and os.access(there, os.W_OK)

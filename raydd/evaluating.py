@@ -18,7 +18,6 @@ from raydd.engine.executor import open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.errors import StoreError
 from raydd.evaluate import Accuracy, Evaluation, Keeping, Request, evaluate_all, record, robust_requests, robustness
-from raydd.export import check_lossless
 from raydd.packing import pack_once, packed_size
 from raydd.store import Folder
 from raydd.watchers import Watcher
@@ -75,7 +74,7 @@ def evaluate_sets(
 ) -> list[Accuracy]:
     """Do what `raydd.evaluate` does."""
     given = [ds] if isinstance(ds, DistilledSet | str) else list(ds)
-    sets = [_load(one) if isinstance(one, str) else one for one in given]
+    sets = [DistilledSet.load(one) if isinstance(one, str) else one for one in given]
     keep_heap()
     shards, size = Folder("shards").url, packed_size(sets[0]) if sets else None
     test = pack_once(options.test, shards, "test", size, watcher)
@@ -107,11 +106,6 @@ def evaluate_sets(
         found = Evaluation(test=test, results=results, robust=robustness(results) if options.robust else [])
         _record([one for one in given if isinstance(one, str)], asked, found)
     return results
-
-
-def _load(url: str) -> DistilledSet:
-    check_lossless(url)
-    return DistilledSet.load(url)
 
 
 def _engine(options: EvaluateOptions) -> EngineConfig:

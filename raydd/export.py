@@ -36,7 +36,7 @@ from PIL import Image
 from torch import Tensor
 
 from raydd.card import card
-from raydd.distilled import DistilledSet
+from raydd.distilled import LOSSY_FORMAT, DistilledSet
 from raydd.errors import ConfigError, DataError, StoreError
 from raydd.store import Folder, commit, digest, load_manifest
 
@@ -44,7 +44,6 @@ Format = Literal["webdataset", "folder", "hf"]
 Progress = Callable[[int, int], None]
 
 FORMATS: tuple[str, ...] = get_args(Format)
-FOLDER_FORMAT = "raydd-folder-1"
 SHARD_BYTES = 64 << 20
 UPLOADS = 8
 _PARQUET = "data/train-00000-of-00001.parquet"
@@ -126,20 +125,6 @@ def loss(ds: DistilledSet) -> str:
     if ds.extras:
         lost.append(f"what else was learned is left out ({', '.join(sorted(ds.extras)[:4])})")
     return "; ".join(lost)
-
-
-def check_lossless(url: str) -> None:
-    """Refuse a folder of PNG files where a distilled set is wanted.
-
-    Raises:
-        DataError: When that is what lies there.
-    """
-    folder = Folder(url)
-    if folder.exists("manifest.json") and load_manifest(folder).meta.get("format") == FOLDER_FORMAT:
-        raise DataError(
-            f"expected a distilled set at {folder.url}, got a lossy export of one (--format folder); take the set itself, or "
-            "an export to webdataset or hf"
-        )
 
 
 def _silent(done: int, total: int) -> None:
@@ -277,7 +262,7 @@ def _write_folder(ds: DistilledSet, stage: Folder, tell: Progress) -> None:
         tell(i + 1, len(ds))
     recipe = (json.dumps(ds.recipe.to_json(), indent=1, sort_keys=True) + "\n").encode()
     files = {"README.md": _folder_text(ds, names).encode(), "recipe.json": recipe}
-    _finish(stage, files, {"format": FOLDER_FORMAT})
+    _finish(stage, files, {"format": LOSSY_FORMAT})
 
 
 def folder_names(classes: tuple[str, ...]) -> list[str]:

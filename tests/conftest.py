@@ -33,6 +33,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests meet neither somebody's own cache nor what an earlier run has left there."""
+    os.environ["RAYDD_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def s3_env() -> Iterator[dict[str, str]]:
     """An S3 store in `os.environ`: moto's, or the real one at RAYDD_TEST_S3_ENDPOINT."""

@@ -73,12 +73,14 @@ class Proxy:
         url: Its address, for AWS_ENDPOINT_URL.
         fault: Decides by method and path with query.
         seen: Every request, as `METHOD path?query`.
+        sent: Path and bytes of every object, or part of one, that was answered with.
     """
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.fault: Callable[[str, str], Fault] = lambda method, path: None
         self.seen: list[str] = []
+        self.sent: list[tuple[str, int]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -125,6 +127,8 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             dropped = ("connection", "transfer-encoding", "date", "server")
+            if self.command == "GET" and answer.status in (200, 206) and "list-type=" not in self.path:
+                proxy.sent.append((self.path, len(data)))
             kept = [(key, value) for key, value in answer.getheaders() if key.lower() not in dropped]
             self.answer(answer.status, kept, data, cut=fault == "cut-answer")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from raydd.data.reader import RealData
 from raydd.data.transforms import Transform, Zca
 from raydd.distilled import DistilledSet, Recipe
 
@@ -65,3 +67,12 @@ def make_set(
         preprocessing=transform,
         extras=extras or {},
     )
+
+
+def digits_set(shards: str, *, ipc: int = 3, soft: bool = False) -> DistilledSet:
+    """The first images of every class of packed digits."""
+    real, made = RealData(shards), make_set(channels=1, soft=soft)
+    ids = torch.cat([ids[:ipc] for ids in real.by_class])
+    labels = torch.nn.functional.one_hot(real.labels[ids]) - 0.1 if soft else real.labels[ids]
+    recipe = replace(made.recipe, name="digits", classes=real.class_names)
+    return replace(made, images=made.transform(real.images(ids)), labels=labels, recipe=recipe)

@@ -26,6 +26,7 @@ LAYERS = (
         "watchers",
         "packing",
         "apps",
+        "pulling",
         "evaluating",
         "api",
         "estimate",

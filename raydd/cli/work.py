@@ -242,8 +242,8 @@ def report(
 def pull(
     url: SetUrl, dest: Annotated[str, typer.Argument(metavar="DEST", help="a folder")], as_json: Json = False
 ) -> None:
-    """Copy a distilled set, with all that it needs, to another folder; every byte is checked."""
-    from raydd.catalogue import pull as run
+    """Copy a distilled set, with all that it needs, to another folder; every byte is checked, and goes on if interrupted."""
+    from raydd.pulling import pull as run
 
     print_facts({"set": run(url, dest)}, as_json)
 

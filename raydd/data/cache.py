@@ -175,13 +175,6 @@ class DiskCache:
             raise StoreError(f"cannot keep decoded images in {self.path}: {error.strerror}; {advice}") from error
 
 
-def cache_folder() -> Path:
-    """Return where decoded images are kept on this machine: RAYDD_CACHE, else `raydd` in the user's cache folder."""
-    if own := os.environ.get("RAYDD_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raydd"
-
-
 def lazy_images(count: int, fetcher: Fetcher) -> np.ndarray:
     """Return room for images, uint8 `(count, C, H, W)`, that takes no memory where nothing was written."""
     room = mmap.mmap(-1, max(1, count * fetcher.image_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.data.cache import Cache, DiskCache, MemoryCache, cache_folder
+from raydd.data.cache import Cache, DiskCache, MemoryCache
 from raydd.data.fetch import Fetcher
 from raydd.data.index import Index, load_index
 from raydd.data.plan import Windows
 from raydd.data.windowed import WindowCache
 from raydd.errors import ConfigError, DataError
 from raydd.seeding import generator
-from raydd.store import Folder
+from raydd.store import Folder, cache_folder
 
 Part = Literal["train", "val", "all"]
 Where = Literal["auto", "memory", "disk"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from raydd.errors import IntegrityError, StoreError
-from raydd.store.canonical import to_json
+from raydd.store.canonical import from_json, to_json
 from raydd.store.folder import Folder
 from raydd.store.limits import check_fits
 from raydd.urls import check_name
@@ -26,6 +26,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 FORMAT = "raydd-manifest-1"
 NAME = "manifest.json"
+MOST_BYTES = 64 << 20  # of a manifest: a line of some 120 bytes for each file
 THREADS = 8
 _CHUNK = 1 << 20
 
@@ -49,6 +50,16 @@ class Manifest:
 
     files: dict[str, Entry]
     meta: dict[str, Any]
+
+    def entry(self, folder: Folder, name: str) -> Entry:
+        """Return what a file must be.
+
+        Raises:
+            IntegrityError: The manifest, which lies in `folder`, does not list it.
+        """
+        if name not in self.files:
+            raise IntegrityError(f"{folder.url}/{name}: expected a file that the manifest lists, got one it does not")
+        return self.files[name]
 
 
 def digest(data: bytes) -> Entry:
@@ -105,7 +116,10 @@ def load_manifest(folder: Folder, name: str = NAME) -> Manifest:
         IntegrityError: It is damaged, or no manifest.
     """
     where = f"{folder.url}/{name}"
-    body = folder.json(name)
+    data = folder.read(name, 0, MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise IntegrityError(f"{where}: expected a manifest of at most {MOST_BYTES} bytes, got more")
+    body = from_json(data, where)
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise IntegrityError(f"{where}: expected a manifest of format {FORMAT}, got something else")
     claimed = body.pop("sha256", None)
@@ -125,10 +139,16 @@ def read_verified(folder: Folder, manifest: Manifest, name: str) -> bytes:
         IntegrityError: It is not in the manifest, missing, or not what the manifest says.
         DataError: The manifest says that it is larger than the memory that is free; nothing is read then.
     """
+    return read_entry(folder, name, manifest.entry(folder, name))
+
+
+def read_entry(folder: Folder, name: str, entry: Entry) -> bytes:
+    """Return the contents of a file of which size and sha256 are known.
+
+    Raises:
+        IntegrityError: It is missing, or something else.
+    """
     where = f"{folder.url}/{name}"
-    if name not in manifest.files:
-        raise IntegrityError(f"{where}: expected a file that the manifest lists, got one it does not")
-    entry = manifest.files[name]
     check_fits(where, entry.size)
     try:
         # One byte more than expected tells a file that has grown, and bounds what a wrong one costs.

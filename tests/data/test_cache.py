@@ -18,12 +18,12 @@ from raydd.data import cache as cache_module
 from raydd.data import fetch as fetch_module
 from raydd.data import pack as pack_module
 from raydd.data import reader as reader_module
-from raydd.data.cache import PAGE, DiskCache, MemoryCache, cache_folder
+from raydd.data.cache import PAGE, DiskCache, MemoryCache
 from raydd.data.index import Shard, read_shard
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
 from raydd.errors import IntegrityError, StoreError
-from raydd.store import Folder
+from raydd.store import Folder, cache_folder
 from tests.data.makers import small_mnist
 
 ALL = torch.arange(40)
@@ -106,10 +106,10 @@ def test_two_openings_decode_every_shard_once(packed: str, reads: list[str]) -> 
 OTHER = """
 import os, signal, sys
 import numpy as np
-from raydd.data.cache import DiskCache, cache_folder
+from raydd.data.cache import DiskCache
 from raydd.data.fetch import Fetcher
 from raydd.data.index import load_index
-from raydd.store import Folder
+from raydd.store import Folder, cache_folder
 
 folder = Folder(sys.argv[1])
 cache = DiskCache(Fetcher(folder, load_index(folder)), np.arange(40), cache_folder())

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import raydd
-from raydd.catalogue import problems, pull, show
+from raydd.catalogue import problems, show
 from raydd.data.pack import pack
+from raydd.pulling import pull
 from raydd.store import Folder
 from tests.engine.toys import bits, toy
 
