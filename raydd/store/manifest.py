@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from raydd.errors import IntegrityError, StoreError
-from raydd.store.canonical import from_json, to_json
+from raydd.store.canonical import to_json
 from raydd.store.folder import Folder
 from raydd.store.limits import check_fits
 from raydd.urls import check_name
@@ -26,7 +26,6 @@ A = TypeVar("A")
 B = TypeVar("B")
 FORMAT = "raydd-manifest-1"
 NAME = "manifest.json"
-MOST_BYTES = 64 << 20  # of a manifest: a line of some 120 bytes for each file
 THREADS = 8
 _CHUNK = 1 << 20
 
@@ -116,10 +115,7 @@ def load_manifest(folder: Folder, name: str = NAME) -> Manifest:
         IntegrityError: It is damaged, or no manifest.
     """
     where = f"{folder.url}/{name}"
-    data = folder.read(name, 0, MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise IntegrityError(f"{where}: expected a manifest of at most {MOST_BYTES} bytes, got more")
-    body = from_json(data, where)
+    body = folder.json(name)
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise IntegrityError(f"{where}: expected a manifest of format {FORMAT}, got something else")
     claimed = body.pop("sha256", None)

@@ -182,7 +182,7 @@ def test_mistakes_are_told_before_anything_starts(raw: dict[str, Any], changes: 
             {"app": {"updates": 40}},
             r"app.updates must be < the updates of the training on the whole set \(\d\d\), which",
         ),
-        ({"evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1, got 0"),
+        ({"evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1 here, got 0"),
     ],
 )
 def test_mistakes_that_the_data_tell(raw: dict[str, Any], changes: dict[str, Any], message: str) -> None:
