@@ -22,8 +22,8 @@ from raydd.packing import packed
 from raydd.store import Folder, Lease, load_manifest
 from raydd.sweep.best import best_by_storage, best_of, config_names, shown_point
 from raydd.sweep.plan import SweepPlan, check_same, plan_sweep, write_plan
-from raydd.sweep.records import Book, Trial, ended
-from raydd.sweep.search import check_search
+from raydd.sweep.records import Book, Trial, ended, read_trials
+from raydd.sweep.search import anything_left, check_search
 from raydd.sweep.stopping import RULES
 from raydd.text import duration
 from raydd.watchers import Silent, Watcher
@@ -102,9 +102,12 @@ def sweep(
     keep_heap()
     plan = plan_sweep(base, *packed(base.config, watcher))
     _check_resume(plan, resume)
+    if _is_complete(plan):
+        return _found(plan, read_trials(plan.folder))
     with Lease.acquire(plan.folder.folder("lease"), say=watcher.say) as lease:
-        if not check_same(plan):
-            write_plan(plan)
+        # Once more: another driver may have begun it in between.
+        check_same(plan)
+        write_plan(plan)
         return _Driver(plan, lease, watcher).drive()
 
 
@@ -118,31 +121,82 @@ def _check_resume(plan: SweepPlan, resume: Resume) -> None:
         )
 
 
+def _status(folder: Folder) -> dict[str, Any]:
+    return folder.record(STATUS) if folder.exists(STATUS) else {}
+
+
+def _seconds_left(plan: SweepPlan) -> float | None:
+    """Return how long trials may still be worked on; None for no limit."""
+    hours = plan.sweep.hours
+    return None if hours is None else 3600 * hours - float(_status(plan.folder).get("seconds", 0.0))
+
+
+def _is_complete(plan: SweepPlan) -> bool:
+    """Whether all is done and written, and nothing else is asked for now."""
+    if _status(plan.folder).get("state") != "finished" or not plan.folder.exists("report.html"):
+        return False
+    left_s = _seconds_left(plan)
+    left = (left_s is None or left_s > 0) and anything_left(plan, read_trials(plan.folder))
+    return not left and (_asked(plan) is None or _is_evaluated(plan))
+
+
+def _asked(plan: SweepPlan) -> dict[str, Any] | None:
+    """Return what the promoted set is to be scored by on the test split; None for nothing."""
+    wanted = plan.config.evaluate
+    if not wanted.repeats or plan.test is None:
+        return None
+    learned = load_manifest(plan.folder.folder("distilled")).files["data.safetensors"].sha256
+    return {"set": learned, "test": plan.test, **wanted.model_dump(mode="json")}
+
+
+def _is_evaluated(plan: SweepPlan) -> bool:
+    folder = plan.folder
+    return folder.exists("evaluation.json") and folder.record("evaluation.json").get("asked") == _asked(plan)
+
+
+def _found(plan: SweepPlan, trials: Sequence[Trial]) -> Sweep:
+    """Return what a sweep that has come to its end says.
+
+    Raises:
+        EngineError: When it has nothing to say.
+    """
+    best, bests, folder = best_of(trials), best_by_storage(trials), plan.folder
+    if best is None:
+        raise _nothing(plan, trials)
+    names = config_names(bests)
+    return Sweep(
+        url=folder.url,
+        trials=tuple(trials),
+        best=best,
+        bests=tuple(bests),
+        configs=tuple(f"{folder.url}/best/{names[trial.index]}.yaml" for trial in bests),
+        accuracies=tuple(read_accuracies(folder)) if _asked(plan) else (),
+        seconds=float(_status(folder).get("seconds", 0.0)),
+    )
+
+
 class _Driver:
     """Drives a sweep that is ours from where it is to its end."""
 
     def __init__(self, plan: SweepPlan, lease: Lease, watcher: Watcher) -> None:
         self.plan, self.lease, self.watcher, self.folder = plan, lease, watcher, plan.folder
-        status = self.folder.record(STATUS) if self.folder.exists(STATUS) else {}
-        self.before, self.began = float(status.get("seconds", 0.0)), time.monotonic()
+        self.before, self.began = float(_status(self.folder).get("seconds", 0.0)), time.monotonic()
         rule = RULES[plan.sweep.scheduler]
         self.book = Book(folder=self.folder, rule=rule, guard=lease.check, told=self._told)
 
     def drive(self) -> Sweep:
         """Do the trials that are left, and all that comes after them."""
-        hours = self.plan.sweep.hours
-        left_s = None if hours is None else 3600 * hours - self.before
-        known = len(ended(list(self.book.trials.values())))
+        known, left_s = len(ended(self._trials())), _seconds_left(self.plan)
         self.watcher.say(
-            f"{self.plan.config.name}: {self.plan.count} trials, {known} of them done, sweep {self.folder.url}"
+            f"{self.plan.config.name}: {known} of {self.plan.count} trials are done, sweep {self.folder.url}"
         )
-        if left_s is None or left_s > 0:
+        if (left_s is None or left_s > 0) and anything_left(self.plan, self._trials()):
             set_environment()
             # It loads Ray.
             from raydd.sweep.tuning import run_trials
 
             run_trials(self.plan, self.book, left_s=left_s)
-        trials = [self.book.trials[index] for index in sorted(self.book.trials)]
+        trials = self._trials()
         best = best_of(trials)
         if best is None:
             raise _nothing(self.plan, trials)
@@ -152,27 +206,23 @@ class _Driver:
                 f"sweep.hours are up; {unfinished} trials are left as they are, more hours go on with them"
             )
         self._write_status("promoting")
-        configs = self._write_best(trials, best)
+        self._write_best(best)
         self._promote(best)
-        accuracies = self._evaluate()
-        self._write_page()
+        if _asked(self.plan) is not None and not _is_evaluated(self.plan):
+            self._evaluate()
         self._write_status("finished")
-        return Sweep(
-            url=self.folder.url,
-            trials=tuple(trials),
-            best=best,
-            bests=tuple(best_by_storage(trials)),
-            configs=tuple(configs),
-            accuracies=tuple(accuracies),
-            seconds=self._seconds(),
-        )
+        self._write_page()
+        return _found(self.plan, trials)
+
+    def _trials(self) -> list[Trial]:
+        return [self.book.trials[index] for index in sorted(self.book.trials)]
 
     def _seconds(self) -> float:
         return round(self.before + time.monotonic() - self.began, 3)
 
     def _told(self, trial: Trial) -> None:
         """Tell people of a trial that has ended, and of how far the sweep is."""
-        trials = list(self.book.trials.values())
+        trials = self._trials()
         if trial.state != "running":
             self.watcher.say(_line(trial))
             self._write_status("running")
@@ -181,7 +231,7 @@ class _Driver:
         self.watcher.sweeping(len(ended(trials)), self.plan.count, far)
 
     def _write_status(self, state: str) -> None:
-        trials = list(self.book.trials.values())
+        trials = self._trials()
         best = best_of(trials)
         status = {
             "state": state,
@@ -193,9 +243,9 @@ class _Driver:
         self.lease.check()
         self.folder.write_json(STATUS, status)
 
-    def _write_best(self, trials: Sequence[Trial], best: Trial) -> list[str]:
+    def _write_best(self, best: Trial) -> None:
         """Write the best of every storage: what they are, and their configs."""
-        bests = best_by_storage(trials)
+        bests = best_by_storage(self._trials())
         names = config_names(bests)
         self.lease.check()
         for trial in bests:
@@ -209,7 +259,6 @@ class _Driver:
             for trial in bests
         ]
         self.folder.write_json("best.json", {"best": best.name, "by_storage": known})
-        return [f"{self.folder.url}/best/{names[trial.index]}.yaml" for trial in bests]
 
     def _promote(self, best: Trial) -> None:
         """Make the best trial's set the sweep's own."""
@@ -224,15 +273,10 @@ class _Driver:
         self.lease.check()
         named.save(own, transforms=Folder(self.plan.config.store).folder("transforms"))
 
-    def _evaluate(self) -> list[Accuracy]:
-        """Score the best set on the test split, unless that was done."""
-        plan, wanted = self.plan, self.plan.config.evaluate
-        if not wanted.repeats or plan.test is None:
-            return []
-        learned = load_manifest(self.folder.folder("distilled")).files["data.safetensors"].sha256
-        asked = {"set": learned, "test": plan.test, **wanted.model_dump(mode="json")}
-        if self.folder.exists("evaluation.json") and self.folder.record("evaluation.json").get("asked") == asked:
-            return read_accuracies(self.folder)
+    def _evaluate(self) -> None:
+        """Score the best set on the test split."""
+        plan, wanted, asked = self.plan, self.plan.config.evaluate, _asked(self.plan)
+        assert plan.test is not None, "asked comes first"
         engine, began = plan.config.engine, time.monotonic()
         options = EvaluateOptions(
             test=plan.test,
@@ -251,7 +295,6 @@ class _Driver:
         body = {"results": [accuracy.to_json() for accuracy in found], "asked": asked, "test": plan.test}
         self.lease.check()
         self.folder.write_json("evaluation.json", {**body, "seconds": round(time.monotonic() - began, 3)})
-        return found
 
     def _write_page(self) -> None:
         # Here, because whoever writes no page needs no plots.

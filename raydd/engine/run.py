@@ -159,13 +159,13 @@ def distil(
         # Of equals the earliest.
         result = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
     lease.check()
-    scored: list[dict[str, float]] = []
+    on_the_way: list[dict[str, float]] = []
     if scores:
         lines = with_scores(read_metrics(run), scores)
         write_metrics(run, lines)
-        scored = [line for line in lines if "val_accuracy" in line]
+        on_the_way = [line for line in lines if "val_accuracy" in line]
     # Before the artifact: once that is there, nobody asks the coordinator again.
-    run.write_json("status.json", coordinator.watching.finish(scored))
+    run.write_json("status.json", coordinator.watching.finish(on_the_way))
     result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
     return result
 

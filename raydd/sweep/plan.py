@@ -215,7 +215,7 @@ def check_same(plan: SweepPlan) -> bool:
 
 
 def write_plan(plan: SweepPlan) -> None:
-    """Write what a sweep is into its folder; what names it comes first."""
+    """Write what a sweep is into its folder; what tells it from others comes first."""
     plan.folder.write_json("identity.json", _plain(plan.identity()))
     plan.folder.write(CONFIG, plan.dump().encode())
 

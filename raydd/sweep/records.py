@@ -156,6 +156,8 @@ class Book:
         A trial that goes on tells its first scores again; they are known, and were decided on.
         """
         trial = self.trials[index]
+        if trial.state == "stopped":
+            return True
         if any(score.round == known.round for known in trial.scores):
             return False
         scores = tuple(sorted((*trial.scores, score), key=lambda one: one.round))
@@ -189,8 +191,8 @@ class Book:
             self.told(self.trials[index])
 
     def to_do(self) -> list[Trial]:
-        """Return trials that go on: those that were interrupted, and those that the cluster failed."""
-        return [trial for trial in self.trials.values() if trial.state == "running" or _may_try_again(trial)]
+        """Return trials that go on, by number."""
+        return [self.trials[index] for index in sorted(self.trials) if goes_on(self.trials[index])]
 
     def _seconds(self, trial: Trial) -> float:
         began = self._began.get(trial.index)
@@ -206,8 +208,9 @@ class Book:
         self.trials[trial.index] = trial
 
 
-def _may_try_again(trial: Trial) -> bool:
-    return trial.state == "failed" and not trial.mistake
+def goes_on(trial: Trial) -> bool:
+    """Whether a sweep that goes on starts a trial again: one that was interrupted, or that the cluster failed."""
+    return trial.state == "running" or (trial.state == "failed" and not trial.mistake)
 
 
 def ended(trials: Sequence[Trial]) -> list[Trial]:

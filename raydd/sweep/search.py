@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -16,7 +17,7 @@ from raydd.config import Dimension, SweepConfig
 from raydd.errors import ConfigError
 from raydd.seeding import derive
 from raydd.sweep.plan import SweepPlan
-from raydd.sweep.records import Trial
+from raydd.sweep.records import Trial, goes_on
 from raydd.sweep.space import Draw, draw
 
 # Which key decides how much a set stores; grids are gone through in turn as they were said.
@@ -35,7 +36,7 @@ def check_search(sweep: SweepConfig) -> None:
 
 def _optuna() -> Any:
     try:
-        import optuna
+        optuna: Any = import_module("optuna")
     except ImportError:
         raise ConfigError(
             "sweep.search optuna needs the package optuna, which is not installed; "
@@ -60,6 +61,15 @@ def next_draws(plan: SweepPlan, trials: dict[int, Trial]) -> Iterator[tuple[int,
     for index, drawn in enumerate(islice(plan.draws(), plan.count)):
         if index not in trials:
             yield index, drawn
+
+
+def anything_left(plan: SweepPlan, trials: Sequence[Trial]) -> bool:
+    """Whether a trial goes on, or is still to begin."""
+    if any(goes_on(trial) for trial in trials):
+        return True
+    if plan.sweep.search == "optuna":
+        return len(trials) < plan.count
+    return next(next_draws(plan, {trial.index: trial for trial in trials}), None) is not None
 
 
 def suggest(plan: SweepPlan, index: int, trials: Sequence[Trial]) -> Draw:

@@ -54,9 +54,6 @@ def run_trials(plan: SweepPlan, book: Book, *, left_s: float | None) -> None:
         ConfigError: When no node could hold a trial, or the search is not installed.
         RaydError: When the records cannot be written, or another driver took the sweep over.
     """
-    left = [*book.to_do()]
-    if not left and next(next_draws(plan, book.trials), None) is None:
-        return
     engine = plan.config.engine
     connect(engine, _cpus(plan, engine))
     referee = Referee(plan, book, left_s)
@@ -65,7 +62,7 @@ def run_trials(plan: SweepPlan, book: Book, *, left_s: float | None) -> None:
         tuner = tune.Tuner(
             tune.with_resources(tune_trial, factory),
             tune_config=tune.TuneConfig(
-                num_samples=len(left) + plan.count,
+                num_samples=len(book.to_do()) + plan.count,
                 scheduler=Stops(referee),
                 search_alg=Points(referee),
                 max_concurrent_trials=plan.sweep.max_concurrent,
@@ -186,7 +183,7 @@ class Stops(_Told, FIFOScheduler):
 class Points(_Told, Searcher):
     """Names the next trial."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """Return what the next trial is told."""
         try:
             if self.referee.over():
