@@ -122,7 +122,7 @@ def _problem(key: str, errors: list[Mapping[str, Any]]) -> str:
     if ", got " not in message:
         message = f"{message}, got {_short(value)}"
     section, dot, rest = message.partition(".")
-    if dot and section in ("app", "data", "engine", "evaluate", "method", "methods", "net"):
+    if dot and section in ("app", "data", "engine", "evaluate", "method", "methods", "net", "sweep"):
         # The message names the key, as seen from the top.
         return message if key.split(".")[0] in ("", section) else f"{key}.{rest}"
     return f"{key} {message}" if key else message

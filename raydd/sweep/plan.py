@@ -20,10 +20,12 @@ from raydd.config import (
     flat,
     validate,
 )
+from raydd.data.reader import RealData
 from raydd.engine.executor import check_engine
-from raydd.engine.job import facts_of, open_real
+from raydd.engine.job import facts_of, open_real, problem_of
 from raydd.errors import ConfigError, RunError
 from raydd.evaluate import net_text
+from raydd.methods import create
 from raydd.store import Folder
 from raydd.sweep.records import Trial, name_of
 from raydd.sweep.space import Draw, applied, count, points, probes
@@ -44,8 +46,7 @@ class SweepPlan:
         sweep: The section.
         train: URL of the packed training split.
         test: URL of the packed test split, for the best set at the end; None where there is none.
-        facts: Of the data.
-        index_hash: What names the data.
+        real: The training images; the index is read, no image is.
     """
 
     raw: dict[str, Any]
@@ -53,12 +54,16 @@ class SweepPlan:
     sweep: SweepConfig
     train: str
     test: str | None
-    facts: DataFacts
-    index_hash: str
+    real: RealData
     folder: Folder = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Folder(self.config.store).folder(self.config.name))
+
+    @property
+    def facts(self) -> DataFacts:
+        """Facts of the data."""
+        return facts_of(self.real)
 
     @property
     def count(self) -> int:
@@ -83,14 +88,20 @@ class SweepPlan:
         return Trial(index=index, drawn=drawn, point=point, ipc=self._validated(raw).method.ipc)
 
     def point_config(self, drawn: Draw, name: str) -> Config:
-        """Return the config at a point as a user would write it, ready to be distilled."""
+        """Return the config at a point as a user would write it, ready to be distilled.
+
+        Where the best of the sets on the way counts, it is looked for as often as in the trial.
+        """
         raw, _ = applied(self.raw, self.sweep.space, drawn)
-        return self._validated({**raw, "name": name})
+        config = self._validated({**raw, "name": name})
+        if config.evaluate.select == "last":
+            return config
+        return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"every": self._every(config)})})
 
     def trial_config(self, trial: Trial) -> Config:
         """Return the config of a trial's run: at its point, scored on the way, never on the test split."""
         config = self.point_config(trial.drawn, name_of(trial.index))
-        every = math.ceil(config.method.rounds / self.sweep.scores) if config.method.iterative else 0
+        every = self._every(config)
         evaluate: dict[str, Any] = {
             "protocol": self.protocol,
             "nets": self._judges(),
@@ -107,6 +118,9 @@ class SweepPlan:
             "evaluate": config.evaluate.model_copy(update=evaluate),
         }
         return config.model_copy(update=update)
+
+    def _every(self, config: Config) -> int:
+        return math.ceil(config.method.rounds / self.sweep.scores) if config.method.iterative else 0
 
     def _judges(self) -> Any:
         """Return the networks of all scores: those of the config; where networks are varied, its own for all trials."""
@@ -135,7 +149,8 @@ class SweepPlan:
     def _check_one(self, drawn: Draw, what: str) -> None:
         raw, point = applied(self.raw, self.sweep.space, drawn)
         try:
-            self._validated(raw).resolved(self.facts)
+            config = self._validated(raw).resolved(self.facts)
+            create(config.method, config.net, problem_of(config, self.real))
         except ConfigError as error:
             shown = ", ".join(f"{key} {value}" for key, value in point.items())
             raise ConfigError(f"{str(error).removesuffix(' (sweep.space)')} (sweep.space, {what}: {shown})") from None
@@ -144,7 +159,7 @@ class SweepPlan:
         """Return what must be the same for a sweep to go on: all that decides its points and their scores."""
         asked = self.sweep.model_dump(mode="json", exclude=set(OPEN))
         asked |= {"protocol": self.protocol, "nets": self._judges_text()}
-        return {**self.config.identity(self.index_hash), "base": self.raw_identity(), "sweep": asked}
+        return {**self.config.identity(self.real.index.hash), "base": self.raw_identity(), "sweep": asked}
 
     def raw_identity(self) -> dict[str, Any]:
         """Return what the user said of what trials may be made of; methods other than the config's may read it."""
@@ -184,8 +199,7 @@ def plan_sweep(base: SweepBase, train: str, test: str | None) -> SweepPlan:
         sweep=base.sweep,
         train=Folder(train).url,
         test=test,
-        facts=facts_of(real),
-        index_hash=real.index.hash,
+        real=real,
     )
     plan.check()
     return plan

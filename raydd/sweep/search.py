@@ -18,7 +18,7 @@ from raydd.errors import ConfigError
 from raydd.seeding import derive
 from raydd.sweep.plan import SweepPlan
 from raydd.sweep.records import Trial, goes_on
-from raydd.sweep.space import Draw, draw
+from raydd.sweep.space import Draw, draw, rounded
 
 # Which key decides how much a set stores; grids are gone through in turn as they were said.
 APART = ("method.name", "method.ipc", "method.num_bases", "method.downsample")
@@ -123,7 +123,7 @@ def _told(dimension: Dimension, value: Any) -> Any:
 def _meant(dimension: Dimension, found: Any) -> Any:
     if dimension.values is not None:
         return dimension.values[found]
-    return found if dimension.integer is not None else float(found)
+    return found if dimension.integer is not None else rounded(float(found), dimension.bounds)
 
 
 def _same(a: Any, b: Any) -> bool:

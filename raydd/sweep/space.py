@@ -94,7 +94,12 @@ def value_at(dimension: Dimension, share: float) -> Any:
         value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     else:
         value = low + share * (high - low)
-    # People read them and type them again.
+    return rounded(value, dimension.bounds)
+
+
+def rounded(value: float, bounds: tuple[float, float] | None) -> float:
+    """Return a number with few digits, since people read it and type it again; never beyond its bounds."""
+    low, high = bounds or (-math.inf, math.inf)
     return min(high, max(low, float(f"{value:.{DIGITS}g}")))
 
 
