@@ -111,7 +111,7 @@ def _sized(trial: Trial) -> str:
 
 def _bests(bests: Sequence[Trial], best: Trial | None) -> Table:
     names = config_names(bests)
-    columns = (Column("Storage", True), Column("Accuracy", True, "score"), Column("Trial", True), Column("Point"))
+    columns = (Column("Storage", True), Column("Accuracy", True, "score"), Column("Trial", True), Column("Point", kind="wide"))
     rows = tuple(
         Row(
             f"{trial.ipc} a class",
@@ -126,7 +126,7 @@ def _bests(bests: Sequence[Trial], best: Trial | None) -> Table:
         )
         for trial in bests
     )
-    return Table("Images", (*columns, Column("Config")), rows)
+    return Table("Images", (*columns, Column("Config", kind="wide")), rows)
 
 
 def _storage(trials: Sequence[Trial], on_front: Sequence[Trial], hues: dict[int, int]) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def _curves(trials: Sequence[Trial], hues: dict[int, int]) -> tuple[str, str]:
 
 
 def _mattered(trials: Sequence[Trial]) -> Table:
-    columns = (Column("Size"), Column("Trials", True), Column("Rank correlation", True), Column("Mean by value"))
+    columns = (Column("Size"), Column("Trials", True), Column("Rank correlation", True), Column("Mean by value", kind="wide"))
     rows = tuple(
         Row(
             found.key,
