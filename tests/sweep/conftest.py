@@ -30,7 +30,7 @@ def said(shards: dict[str, str], store: str | Path, **sweep: Any) -> dict[str, A
         "net": {"width": 4, "depth": 1},
         "method": {"name": "dm", "rounds": 12, "real_batch": 8},
         "engine": {"workers": 0, "checkpoint_every": 2},
-        "evaluate": {"repeats": 1, "baselines": ["random"], "protocol": "frepo"},
+        "evaluate": {"repeats": 1, "baselines": ["random"], "protocol": "dc"},
         "store": str(store),
         "track": [],
         "sweep": {"space": SPACE, "trials": 4, "scheduler": "none", "max_concurrent": 2, **sweep},

@@ -108,7 +108,7 @@ def test_a_trial_is_scored_alike_and_never_sees_the_test_split(shards: dict[str,
     # Networks differ by method, so one of them judges all.
     assert len({str(config.evaluate.nets) for config in configs}) == 1
     for config in configs:
-        assert (config.evaluate.protocol, config.evaluate.repeats, config.evaluate.baselines) == ("frepo", 2, [])
+        assert (config.evaluate.protocol, config.evaluate.repeats, config.evaluate.baselines) == ("dc", 2, [])
         assert config.evaluate.every == {10: 4, 25: 9}[config.method.rounds]
         assert config.data.test is None
         assert shards["test"] not in str(config)
@@ -142,7 +142,7 @@ def test_a_sweep_goes_on_only_as_what_it_was(shards: dict[str, str], tmp_path: P
         ("sweep.scheduler=asha", "sweep.scheduler was 'none', now 'asha'"),
         ("seed=1", "seed was 0, now 1"),
         ("data.val_fraction=0.2", "data.val_fraction was 0.1, now 0.2"),
-        ("evaluate.protocol=dsa", "sweep.protocol was 'frepo', now 'dsa'"),
+        ("evaluate.protocol=dsa", "sweep.protocol was 'dc', now 'dsa'"),
     ):
         with pytest.raises(RunError, match=rf"the sweep s at {tmp_path}/s is another one \({told}"):
             check_same(again(override))

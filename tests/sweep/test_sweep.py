@@ -132,7 +132,7 @@ def test_workers_stopping_and_failures_with_all_state_in_s3(
     """Two workers a trial, in its placement group; of the trials one diverges."""
     space = {"method.lr_syn": {"grid": [1.0, 1e38]}}
     raw = said(shards, f"{s3_url}/sweeps", space=space, search="grid", scheduler="asha", max_concurrent=1, scores=2)
-    raw |= {"engine": {"workers": 2, "checkpoint_every": 4}, "evaluate": {"repeats": 0, "protocol": "frepo"}}
+    raw |= {"engine": {"workers": 2, "checkpoint_every": 4}, "evaluate": {"repeats": 0, "protocol": "dc"}}
     raw["method"] = {**raw["method"], "classes_per_slot": 2}
     found = sweep(raw)
     assert [trial.state for trial in found.trials] == ["finished", "failed"]

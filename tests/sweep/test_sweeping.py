@@ -71,7 +71,7 @@ def test_when_the_hours_are_up_the_best_of_what_is_finished_is_kept(shards: dict
     assert facts["accuracy"].keys() == {"random", "distilled"}
     assert problems(at.url) == []
     # Another evaluation is made of the same set, and another set is not promoted.
-    again = sweep({**raw, "evaluate": {"repeats": 1, "baselines": [], "protocol": "frepo"}})
+    again = sweep({**raw, "evaluate": {"repeats": 1, "baselines": [], "protocol": "dc"}})
     assert [accuracy.of for accuracy in again.accuracies] == ["distilled"]
     assert raydd.load(at.url).recipe.name == "s"
 
