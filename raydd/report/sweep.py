@@ -111,7 +111,12 @@ def _sized(trial: Trial) -> str:
 
 def _bests(bests: Sequence[Trial], best: Trial | None) -> Table:
     names = config_names(bests)
-    columns = (Column("Storage", True), Column("Accuracy", True, "score"), Column("Trial", True), Column("Point", kind="wide"))
+    columns = (
+        Column("Storage", True),
+        Column("Accuracy", True, "score"),
+        Column("Trial", True),
+        Column("Point", kind="wide"),
+    )
     rows = tuple(
         Row(
             f"{trial.ipc} a class",
@@ -149,7 +154,12 @@ def _curves(trials: Sequence[Trial], hues: dict[int, int]) -> tuple[str, str]:
 
 
 def _mattered(trials: Sequence[Trial]) -> Table:
-    columns = (Column("Size"), Column("Trials", True), Column("Rank correlation", True), Column("Mean by value", kind="wide"))
+    columns = (
+        Column("Size"),
+        Column("Trials", True),
+        Column("Rank correlation", True),
+        Column("Mean by value", kind="wide"),
+    )
     rows = tuple(
         Row(
             found.key,

@@ -24,7 +24,8 @@ from tests.data.makers import tree
 from tests.engine.toys import bits
 from tests.sweep.conftest import planned, said
 
-pytestmark = pytest.mark.ray
+# Generous: a trial is a process that loads torch, and other work may be under way.
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 LONG = 240
 # Two short trials come first, then two long ones.
 SPACE = {"method.rounds": {"grid": [4, LONG]}, "method.ipc": {"grid": [1, 2]}}
