@@ -7,21 +7,23 @@ from typing import Any, Literal
 from raydd.data.index import load_index, verify_shards
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError, IntegrityError
-from raydd.live import checkpoints, show_run
+from raydd.live import checkpoints, show_run, show_sweep
 from raydd.store import Folder, load_manifest, verify
 
-Kind = Literal["run", "set", "shards"]
+Kind = Literal["run", "sweep", "set", "shards"]
 
 
 def kind_of(url: str) -> Kind:
     """Tell what a URL holds.
 
     Raises:
-        DataError: When it is neither a run, a distilled set nor packed shards.
+        DataError: When it is neither a run, a sweep, a distilled set nor packed shards.
     """
     folder = Folder(url)
     if folder.exists("config.yaml"):
         return "run"
+    if folder.exists("sweep.yaml"):
+        return "sweep"
     if folder.exists("index.json"):
         return "shards"
     if folder.exists("manifest.json"):
@@ -34,7 +36,7 @@ def kind_of(url: str) -> Kind:
 def show(url: str) -> dict[str, Any]:
     """Return the facts of a run, a distilled set or shards."""
     kind, folder = kind_of(url), Folder(url)
-    facts = {"run": show_run, "set": _show_set, "shards": _show_shards}[kind](folder)
+    facts = {"run": show_run, "sweep": show_sweep, "set": _show_set, "shards": _show_shards}[kind](folder)
     return {"kind": kind, "url": folder.url, **facts}
 
 
@@ -77,11 +79,21 @@ def problems(url: str) -> list[str]:
         return verify_shards(folder, load_index(folder))
     if kind == "set":
         return _set_problems(folder)
+    if kind == "sweep":
+        trials = [folder.folder("trials", name) for name in folder.folder("trials").folders() if name.isdigit()]
+        found = [problem for trial in trials for problem in _run_problems(trial)]
+        return [*found, *_artifact_problems(folder)]
+    return _run_problems(folder)
+
+
+def _run_problems(folder: Folder) -> list[str]:
     found = [problem for place in checkpoints(folder) for problem in _manifest_problems(place)]
+    return [*found, *_artifact_problems(folder)]
+
+
+def _artifact_problems(folder: Folder) -> list[str]:
     artifact = folder.folder("distilled")
-    if artifact.exists("manifest.json") or artifact.list():
-        found += _set_problems(artifact)
-    return found
+    return _set_problems(artifact) if artifact.exists("manifest.json") or artifact.list() else []
 
 
 def _manifest_problems(folder: Folder) -> list[str]:

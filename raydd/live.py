@@ -34,6 +34,25 @@ def show_run(run: Folder) -> dict[str, Any]:
     return status
 
 
+def show_sweep(sweep: Folder) -> dict[str, Any]:
+    """Return a sweep's state, its trials by state, and the best of them; `state` as of a run."""
+    from raydd.sweep.best import best_of, shown_point
+    from raydd.sweep.records import read_trials
+
+    status = sweep.record("status.json") if sweep.exists("status.json") else {"state": "starting"}
+    if status.get("state") != "finished":
+        status |= life(sweep, status)
+    trials = read_trials(sweep)
+    states = [trial.state for trial in trials]
+    status |= {state: states.count(state) for state in ("finished", "stopped", "failed", "running") if state in states}
+    best = best_of(trials)
+    if best is not None:
+        status |= {"best": best.name, "val_accuracy": best.accuracy, "ipc": best.ipc, "point": shown_point(best)}
+    if sweep.exists("evaluation.json"):
+        status["accuracy"] = {result.of: round(result.mean, 2) for result in reversed(read_accuracies(sweep))}
+    return status
+
+
 def life(run: Folder, status: dict[str, Any]) -> dict[str, Any]:
     """Return state and age of the last sign of life of a run that is not finished."""
     sign = sign_of_life(run.folder("lease"))

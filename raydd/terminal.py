@@ -52,6 +52,10 @@ class Terminal:
         """Show images written."""
         self._show("exporting", done, total, "images")
 
+    def sweeping(self, done: int, total: int, far: str) -> None:
+        """Show trials that have ended."""
+        self._show("sweeping", done, total, f"trials, {far}", "trials")
+
     def training(self, done: int, total: int, loss: float) -> None:
         """Show updates of a network done."""
         self._show("training", done, total, f"updates, loss {loss:.4g}")

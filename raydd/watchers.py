@@ -30,6 +30,10 @@ class Watcher(Protocol):
         """Images written in another format."""
         ...
 
+    def sweeping(self, done: int, total: int, far: str) -> None:
+        """Trials that have ended, and what the best of them reached."""
+        ...
+
     def training(self, done: int, total: int, loss: float) -> None:
         """Updates of a network done, and the loss of the last."""
         ...
@@ -55,6 +59,9 @@ class Silent:
         """Ignore it."""
 
     def exporting(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def sweeping(self, done: int, total: int, far: str) -> None:
         """Ignore it."""
 
     def training(self, done: int, total: int, loss: float) -> None:

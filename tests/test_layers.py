@@ -28,6 +28,7 @@ LAYERS = (
         "apps",
         "pulling",
         "evaluating",
+        "sweeping",
         "api",
         "estimate",
         "catalogue",

@@ -13,13 +13,14 @@ from importlib.metadata import version
 
 # What they define is the program; `app` comes complete from here.
 from raydd.cli import work  # isort: skip
+from raydd.cli import sweeps  # isort: skip
 from raydd.cli import facts  # isort: skip
 from raydd.cli import jobs  # isort: skip
 from raydd.cli import apps  # isort: skip
 from raydd.cli.words import app
 from raydd.errors import RaydError, UserError
 
-__all__ = ["app", "apps", "facts", "jobs", "main", "work"]
+__all__ = ["app", "apps", "facts", "jobs", "main", "sweeps", "work"]
 
 _received: list[int] = []
 

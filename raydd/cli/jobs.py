@@ -13,7 +13,7 @@ import typer
 from raydd.cli.printing import print_json, print_line
 from raydd.cli.words import Json, app
 
-VERBS = ("distill", "pack", "evaluate", "train", "report", "export")
+VERBS = ("distill", "sweep", "pack", "evaluate", "train", "report", "export")
 Address = Annotated[
     str | None,
     typer.Option(
@@ -112,7 +112,7 @@ def cancel(id: Id, address: Address = None) -> None:
 
 def _run_name(verb: str, words: list[str]) -> str:
     """Return the name of the run that a config describes; a mistake in the config is told here and not on the cluster."""
-    if verb != "distill":
+    if verb not in ("distill", "sweep"):
         return verb
     from raydd.config import load_config
 

@@ -1,11 +1,23 @@
 """What a user may say: frozen models of a run, YAML in and out. No torch, no ray."""
 
 from raydd.config.apps import APPS, AppConfig
-from raydd.config.base import DataFacts, Section, flat
-from raydd.config.load import config_from, dump_config, load_config, load_model, model_from, parse_yaml, validate
+from raydd.config.base import PROTOCOLS, DataFacts, Section, flat
+from raydd.config.load import (
+    SweepBase,
+    config_from,
+    dump_config,
+    load_config,
+    load_model,
+    model_from,
+    parse_yaml,
+    read_config,
+    sweep_base,
+    validate,
+)
 from raydd.config.methods import DMConfig, FRePoConfig, MethodConfig, MethodSpec, RandomConfig, methods
 from raydd.config.net import NETS, ConvNetConfig, FRePoConvNetConfig, NetConfig, read_net
-from raydd.config.run import BASELINES, PROTOCOLS, Config, DataConfig, EngineConfig, EvaluateConfig, TrackerName
+from raydd.config.run import BASELINES, Config, DataConfig, EngineConfig, EvaluateConfig, TrackerName
+from raydd.config.sweep import Dimension, SweepConfig
 
 __all__ = [
     "APPS",
@@ -18,6 +30,7 @@ __all__ = [
     "DMConfig",
     "DataConfig",
     "DataFacts",
+    "Dimension",
     "EngineConfig",
     "EvaluateConfig",
     "FRePoConfig",
@@ -27,6 +40,8 @@ __all__ = [
     "NetConfig",
     "RandomConfig",
     "Section",
+    "SweepBase",
+    "SweepConfig",
     "TrackerName",
     "config_from",
     "dump_config",
@@ -36,6 +51,8 @@ __all__ = [
     "methods",
     "model_from",
     "parse_yaml",
+    "read_config",
     "read_net",
+    "sweep_base",
     "validate",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -12,6 +12,8 @@ from raydd.urls import without_secrets
 Auto = Literal["auto"]
 #: A path, a URL or a SOURCE. Configs are written beside results, so that no key may stand in one.
 Url = Annotated[str, AfterValidator(without_secrets)]
+ProtocolName = Literal["dc", "dd", "dsa", "fair", "frepo", "rtp"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 
 class Section(BaseModel):

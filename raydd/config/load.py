@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +13,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydd.config.run import Config
+from raydd.config.sweep import SweepConfig
 from raydd.errors import ConfigError, StoreError
 from raydd.urls import parse_url
 
 Model = TypeVar("Model", bound=BaseModel)
 
 # Keys as users write them; pydantic adds names of types and validators to a location, which nobody wrote.
-_KEY = re.compile(r"(?!(?:int|str|float|bool|function-before)\b)[a-z_][a-z0-9_]*")
+_KEY = re.compile(r"(?!(?:int|str|float|bool|function-before)\b)[a-z_][a-z0-9_]*(?:\.[a-z_][a-z0-9_]*)*")
 MOST_BYTES = 1 << 20
 MOST_PARTS = 100_000
 _UNKNOWN = ("extra_forbidden", "invalid_key")
 _DETAIL = re.compile(r", (?:unable to|got a number).*")
+VAL_FRACTION = 0.1  # of a sweep that says none
 _FLOAT = re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)(?:[eE][-+]?\d+)$")
 
 
@@ -119,7 +122,7 @@ def _problem(key: str, errors: list[Mapping[str, Any]]) -> str:
     if ", got " not in message:
         message = f"{message}, got {_short(value)}"
     section, dot, rest = message.partition(".")
-    if dot and section in ("app", "data", "engine", "evaluate", "method", "methods", "net"):
+    if dot and section in ("app", "data", "engine", "evaluate", "method", "methods", "net", "sweep"):
         # The message names the key, as seen from the top.
         return message if key.split(".")[0] in ("", section) else f"{key}.{rest}"
     return f"{key} {message}" if key else message
@@ -186,16 +189,24 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> Config:
 
 def load_model(model: type[Model], path: str, overrides: Sequence[str] = ()) -> Model:
     """Read a config of some kind; see `load_config`."""
+    return model_from(model, read_config(path), overrides, where=path)
+
+
+def read_config(path: str) -> Any:
+    """Read what a YAML config says, as plain data.
+
+    Raises:
+        ConfigError: When it cannot be read, is too large, or is no YAML.
+    """
     data = _read(path)
     if len(data) > MOST_BYTES:
         raise ConfigError(
             f"expected a config of at most {MOST_BYTES} bytes at {path}, got more; give the YAML file itself"
         )
     try:
-        text = data.decode()
+        return parse_yaml(data.decode(), path)
     except UnicodeDecodeError:
         raise ConfigError(f"expected a YAML text file, got binary data in {path}") from None
-    return model_from(model, parse_yaml(text, path), overrides, where=path)
 
 
 def _read(path: str) -> bytes:
@@ -224,6 +235,53 @@ def _unreadable(path: str, error: Exception) -> ConfigError:
     missing = isinstance(error, FileNotFoundError)
     cause = "no such file" if missing else (getattr(error, "strerror", None) or " ".join(str(error).split()))
     return ConfigError(f"cannot read the config {path}: {cause}; give the path or URL of a YAML file")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepBase:
+    """What a sweep says.
+
+    Attributes:
+        raw: The config without its section `sweep`, as plain data in which keys that the user left out are left out.
+        config: The same as a model.
+        sweep: The section.
+        notes: What was chosen for the user, for people.
+    """
+
+    raw: dict[str, Any]
+    config: Config
+    sweep: SweepConfig
+    notes: tuple[str, ...]
+
+
+def sweep_base(said: Any, overrides: Sequence[str] = (), *, where: str = "config") -> SweepBase:
+    """Read a config with a section `sweep`.
+
+    Args:
+        said: A config, or plain data.
+        overrides: Changes such as `sweep.trials=20`.
+        where: Names it in errors.
+
+    Raises:
+        ConfigError: When it says what is not allowed, has no section `sweep`, or leaves nothing to score trials on.
+    """
+    if isinstance(said, Config):
+        section = {} if said.sweep is None else {"sweep": said.sweep.model_dump(exclude_unset=True)}
+        said = {**said.model_dump(exclude_unset=True), **section}
+    config = config_from(said, overrides, where=where)
+    if config.sweep is None:
+        raise ConfigError(f"sweep is required but missing: what is to be varied, under sweep.space ({where})")
+    raw = {key: value for key, value in apply_overrides(said, overrides).items() if key != "sweep"}
+    notes: tuple[str, ...] = ()
+    if "val_fraction" not in config.data.model_fields_set:
+        raw["data"] = {**raw["data"], "val_fraction": VAL_FRACTION}
+        notes = (f"data.val_fraction is not set: {VAL_FRACTION:g} of the training split is kept for scores",)
+    elif not config.data.val_fraction:
+        raise ConfigError(
+            "a sweep scores its trials on the validation part of the training split, so data.val_fraction must be > 0, "
+            f"got 0; set it to {VAL_FRACTION:g} ({where})"
+        )
+    return SweepBase(raw=raw, config=config_from(raw, where=where), sweep=config.sweep, notes=notes)
 
 
 def dump_config(config: BaseModel) -> str:

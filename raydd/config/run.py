@@ -9,13 +9,12 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from raydd.config.base import Auto, DataFacts, Section, Url
+from raydd.config.base import Auto, DataFacts, ProtocolName, Section, Url
 from raydd.config.methods import MethodConfig, methods
 from raydd.config.net import NETS, NetConfig
+from raydd.config.sweep import SweepConfig
 from raydd.errors import ConfigError
 
-ProtocolName = Literal["dc", "dd", "dsa", "fair", "frepo", "rtp"]
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 BaselineName = Literal[
     "random", "random@bytes", "herding", "kcenter", "forgetting", "kmeans", "average", "optimised", "whole"
 ]
@@ -149,6 +148,8 @@ class Config(Section):
     track: list[TrackerName] = Field(
         ["tensorboard"], description="where metrics go besides metrics.jsonl; out of tensorboard, mlflow, wandb"
     )
+    # Never dumped: it says nothing of the run that a config describes.
+    sweep: SweepConfig | None = Field(None, exclude=True, description="what `raydd sweep` varies; nothing else looks")
 
     @model_validator(mode="after")
     def _check_selection(self) -> Self:

@@ -106,8 +106,12 @@ def check_this_machine(engine: EngineConfig) -> None:
         _check_fits(engine, cpus=os.cpu_count() or 1, gpus=None, where="this machine")
 
 
-def connect(engine: EngineConfig) -> None:
+def connect(engine: EngineConfig, cpus: int | None = None) -> None:
     """Attach to the cluster that `RAY_ADDRESS` names (as inside a Ray job), else start a local one; once a process.
+
+    Args:
+        engine: Says what a worker needs.
+        cpus: How many a local one is to have; by default what all workers need.
 
     Raises:
         ConfigError: When no node could hold one worker, and no autoscaler could bring another.
@@ -116,7 +120,7 @@ def connect(engine: EngineConfig) -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "")
-    wanted = engine.workers * engine.cpus_per_worker
+    wanted = engine.workers * engine.cpus_per_worker if cpus is None else cpus
     if ray.is_initialized() and _ours and ray.cluster_resources().get("CPU", 0) < wanted:
         release_idle()
         ray.shutdown()

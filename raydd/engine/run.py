@@ -16,7 +16,7 @@ from raydd.engine.executor import Executor, check_engine
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.metrics import read_metrics, with_scores, write_metrics
 from raydd.engine.numerics import versions
-from raydd.engine.validation import Ask, Validation
+from raydd.engine.validation import Ask, Score, Validation
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
 from raydd.errors import RunError
 from raydd.evaluate.protocols import PROTOCOLS
@@ -124,6 +124,7 @@ def distil(
     lease: Lease,
     watch: Callable[[Progress], None] | None = None,
     validating: Callable[[int, int], None] | None = None,
+    scored: Callable[[int, Score], None] | None = None,
 ) -> DistilledSet:
     """Run a plan to its artifact, from its last checkpoint if there is one.
 
@@ -133,6 +134,7 @@ def distil(
         lease: The right to write to the run's folder.
         watch: Called after each round.
         validating: Called after each score on the validation part that is worked out when the rounds are done.
+        scored: Called with the round of each such score as it becomes known, from any thread.
 
     Raises:
         RunError: When its checkpoints are those of another config, or of more rounds.
@@ -148,7 +150,7 @@ def distil(
         return _as_set(plan, variables, transform, rounds)
 
     ask = Ask.of(config, plan.job.shards)
-    validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside)
+    validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside, scored)
     coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, validation, watch)
     variables = coordinator.distil()
     scores = validation.finish(executor.map, validating)
@@ -157,13 +159,13 @@ def distil(
         # Of equals the earliest.
         result = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
     lease.check()
-    scored: list[dict[str, float]] = []
+    on_the_way: list[dict[str, float]] = []
     if scores:
         lines = with_scores(read_metrics(run), scores)
         write_metrics(run, lines)
-        scored = [line for line in lines if "val_accuracy" in line]
+        on_the_way = [line for line in lines if "val_accuracy" in line]
     # Before the artifact: once that is there, nobody asks the coordinator again.
-    run.write_json("status.json", coordinator.watching.finish(scored))
+    run.write_json("status.json", coordinator.watching.finish(on_the_way))
     result.save(run.folder("distilled"), transforms=Folder(config.store).folder("transforms"))
     return result
 

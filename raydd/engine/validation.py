@@ -116,6 +116,7 @@ class Validation:
         make: Makes a set of variables and the number of rounds that they have seen.
         beside: Does `score_of` without anybody waiting but the thread that called it; returns None when the event says
             stop, or when it cannot.
+        told: Called with the round of each score as it becomes known, from any thread; also of those known from before.
     """
 
     def __init__(
@@ -125,9 +126,11 @@ class Validation:
         ask: Ask,
         make: Callable[[Tensors, int], DistilledSet],
         beside: Callable[[Ask, str, threading.Event], Score | None],
+        told: Callable[[int, Score], None] | None = None,
     ) -> None:
         self.folder, self.every, self.ask, self.make, self.beside = run.folder(FOLDER), every, ask, make, beside
         self.scores: dict[int, Score] = {}
+        self._told = told
         self._written: dict[int, Future[None]] = {}
         self._scored: list[Future[None]] = []
         self._stop = threading.Event()
@@ -201,7 +204,7 @@ class Validation:
         self._written[round].result()
         score = self._known(round)
         if score is not None:
-            self.scores[round] = score
+            self._note(round, score)
         elif not self._stop.is_set():
             score = self.beside(self.ask, self._at(round).url, self._stop)
             if score is not None:
@@ -215,8 +218,13 @@ class Validation:
         return record.get("score") if record.get("ask") == asdict(self.ask) else None
 
     def _keep(self, round: int, score: Score) -> None:
-        self.scores[round] = score
         self._at(round).write_json("score.json", {"ask": asdict(self.ask), "score": score})
+        self._note(round, score)
+
+    def _note(self, round: int, score: Score) -> None:
+        self.scores[round] = score
+        if self._told is not None:
+            self._told(round, score)
 
 
 def main() -> None:

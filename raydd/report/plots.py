@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from raydd.report.pictures import data_uri
+from raydd.text import size
 
 POINTS = 400
 
@@ -47,17 +48,39 @@ class Curve:
         y: Finite ordinates, as many.
         spread: A deviation for each ordinate, drawn as a band; empty for none.
         points: Draw points, in any order of abscissae and without a spread, instead of a line.
+        hue: The number of its colour; None for its own number among the curves.
     """
 
     x: Sequence[float]
     y: Sequence[float]
     spread: Sequence[float] = ()
     points: bool = False
+    hue: int | None = None
 
 
 def chart(curves: Sequence[Curve], *, xlabel: str, ylabel: str) -> tuple[str, str]:
     """Return a chart of curves as data URIs of two SVGs on a transparent ground: for light pages, and for dark ones."""
-    light = _draw(curves, xlabel, ylabel)
+    return _both(_draw(curves, xlabel, ylabel))
+
+
+def scatter(points: Sequence[Curve], line: Curve, *, xlabel: str, ylabel: str) -> tuple[str, str]:
+    """Return points, a colour for each sequence, and a line through some of them, over a logarithmic axis; as `chart` does."""
+    figure, axes = _empty()
+    axes.plot(line.x, line.y, color=LIGHT.ink, linewidth=1.2, zorder=1)
+    for k, some in enumerate(points):
+        colour = LIGHT.lines[(k if some.hue is None else some.hue) % len(LIGHT.lines)]
+        axes.scatter(some.x, some.y, s=16, color=colour, alpha=0.85, linewidths=0, zorder=2)
+    places = sorted({x for some in points for x in some.x})
+    if len(places) > 1:
+        axes.set_xscale("log")
+    axes.set_xticks(places[:: max(1, len(places) // 5)], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(round(value))))
+    return _both(_framed(figure, axes, xlabel, ylabel))
+
+
+def _both(light: bytes) -> tuple[str, str]:
+    """Return a drawing for light pages as data URIs: itself, and in the colours of dark ones."""
     dark = light
     # Drawing takes longer than all else on a page, so it is done once.
     for before, after in zip(LIGHT.colours, DARK.colours, strict=True):
@@ -65,18 +88,28 @@ def chart(curves: Sequence[Curve], *, xlabel: str, ylabel: str) -> tuple[str, st
     return data_uri(light, "image/svg+xml"), data_uri(dark, "image/svg+xml")
 
 
-def _draw(curves: Sequence[Curve], xlabel: str, ylabel: str) -> bytes:
+def _empty() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
     for ground in (figure.patch, axes.patch):
         ground.set_visible(False)
+    return figure, axes
+
+
+def _draw(curves: Sequence[Curve], xlabel: str, ylabel: str) -> bytes:
+    figure, axes = _empty()
     for k, curve in enumerate(curves):
+        k = k if curve.hue is None else curve.hue
         hues = len(LIGHT.lines)
         if len(curve.x):
             _add(axes, curve, LIGHT.lines[k % hues], DASHES[k // hues % len(DASHES)])
     if _is_logarithmic(np.concatenate([np.asarray(curve.y, float) for curve in curves])):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    return _framed(figure, axes, xlabel, ylabel)
+
+
+def _framed(figure: Figure, axes: Axes, xlabel: str, ylabel: str) -> bytes:
     axes.set_xlabel(xlabel, color=LIGHT.ink, fontsize=9)
     axes.set_ylabel(ylabel, color=LIGHT.ink, fontsize=9)
     axes.tick_params(which="both", colors=LIGHT.ink, labelsize=8.5, length=0)

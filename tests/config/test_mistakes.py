@@ -28,7 +28,7 @@ def error(text: str) -> str:
     ("text", "told"),
     [
         ("Seed: 3", f"Seed {UNKNOWN}"),
-        ("sweep: {}", f"sweep {UNKNOWN}"),
+        ("sweep: {}", "sweep.space is required but missing"),
         ("1: 2", f"1 {UNKNOWN}"),
         ("method: {name: dm, ridge: 1}", f"method.ridge {UNKNOWN}"),
         ("method: {name: dm, learning-rate: 1}", f"method.learning-rate {UNKNOWN}"),
