@@ -147,8 +147,6 @@ def run(bench: Bench) -> Findings:
     assert isinstance(app, AdaptSection)
     domains = _domains(bench, app)
     runs = bench.config.evaluate.repeats
-    if runs < 1:
-        raise ConfigError("evaluate.repeats must be >= 1, the number of runs, got 0")
     names = bench.map(pretrain, list(range(runs)), domains)
     sets = [_sets(bench, domains, i, method, names) for i, method in enumerate(bench.config.methods)]
     arms = _arms(bench, domains, names, sets)

@@ -117,8 +117,6 @@ def run(bench: Bench) -> Findings:
     """Return how well proxies rank the candidates."""
     app, config = bench.config.app, bench.config
     assert isinstance(app, SearchSection)
-    if config.evaluate.repeats < 1:
-        raise ConfigError("evaluate.repeats must be >= 1, got 0")
     nets, impossible = candidates(bench, app)
     _check_length(bench, app)
     sets = [bench.distil(method, f"{i}-{method.name}") for i, method in enumerate(config.methods)]
