@@ -4,7 +4,8 @@
 #   eval "$(bash cluster/laptop.sh up DIR)"    start them, their logs and pids below DIR; prints what to export
 #   bash cluster/laptop.sh down DIR            stop what `up` started, by its pids
 #
-# The store is whatever AWS_ENDPOINT_URL names; without it, moto's server (pip install 'moto[server]') stands in for S3.
+# The store is whatever AWS_ENDPOINT_URL names; without it, moto's server (pip install 'moto[server]') stands in for S3. In
+# either a bucket `raydd` is made unless it is there.
 # DIR must be short: Ray's sockets lie below it, and their paths may not exceed 107 bytes.
 set -euo pipefail
 umask 077
@@ -62,6 +63,7 @@ up() {
     begin store moto_server -H 127.0.0.1 -p "$store"
     wait_for store python3 -c "import urllib.request; urllib.request.urlopen('$AWS_ENDPOINT_URL', timeout=5)"
   fi
+  python3 -c "import s3fs; fs = s3fs.S3FileSystem(); fs.exists('raydd') or fs.mkdir('raydd')"
   begin head ray start --head --block --num-cpus=1 --object-store-memory=200000000 --node-ip-address=127.0.0.1 \
     --port="$gcs" --temp-dir="$dir/ray" --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
     --ray-client-server-port="$client" --dashboard-agent-listen-port="$agent"
@@ -95,7 +97,7 @@ down() {
   done
 }
 
-[ $# = 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 case $1 in
