@@ -71,8 +71,9 @@ up() {
   wait_for head is_up head
   wait_for head raydd jobs
   for i in $(seq $NODES); do
+    # A folder each: what a node thinks unused it deletes, job files that another one still needs among it.
     begin "node$i" ray start --block --num-cpus=1 --object-store-memory=200000000 --node-ip-address=127.0.0.1 \
-      --address="127.0.0.1:$gcs" --dashboard-agent-listen-port="${ports[4 + i]}"
+      --temp-dir="$dir/ray$i" --address="127.0.0.1:$gcs" --dashboard-agent-listen-port="${ports[4 + i]}"
   done
   for i in $(seq $NODES); do wait_for "node$i" is_up "node$i"; done
   for name in RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_API_SERVER_ADDRESS AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY \

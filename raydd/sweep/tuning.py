@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -40,6 +41,9 @@ _QUIET = {
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+
+# What Tune would put into the runtime environment of trials, which Ray logs and its dashboard shows. Every node has its own.
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 
 
 def run_trials(plan: SweepPlan, book: Book, *, left_s: float | None) -> None:
@@ -97,9 +101,10 @@ def _cpus(plan: SweepPlan, engine: EngineConfig) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[str]:
-    """Keep Tune from telling, and from writing anywhere but into the folder yielded, which goes when it is done."""
+    """Keep Tune from telling, secrets too, and from writing anywhere but into the folder yielded, which goes when it is done."""
     before = {key: os.environ.get(key) for key in _QUIET}
     os.environ.update(_QUIET)
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(SECRETS)
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.ERROR)
