@@ -58,7 +58,9 @@ up() {
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(python3 -c 'import secrets; print(secrets.token_hex(32))')}
   # A driver that is stopped writes a checkpoint first.
   export RAY_JOB_STOP_WAIT_TIME_S=30 RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 OMP_NUM_THREADS=1
+  local told=(RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_API_SERVER_ADDRESS)
   if [ -z "${AWS_ENDPOINT_URL:-}" ]; then
+    told+=(AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_DEFAULT_REGION)
     export AWS_ENDPOINT_URL=http://127.0.0.1:$store AWS_ACCESS_KEY_ID=laptop AWS_SECRET_ACCESS_KEY=laptop AWS_DEFAULT_REGION=us-east-1
     begin store moto_server -H 127.0.0.1 -p "$store"
     wait_for store python3 -c "import urllib.request; urllib.request.urlopen('$AWS_ENDPOINT_URL', timeout=5)"
@@ -76,10 +78,7 @@ up() {
       --temp-dir="$dir/ray$i" --address="127.0.0.1:$gcs" --dashboard-agent-listen-port="${ports[4 + i]}"
   done
   for i in $(seq $NODES); do wait_for "node$i" is_up "node$i"; done
-  for name in RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_API_SERVER_ADDRESS AWS_ENDPOINT_URL AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY \
-    AWS_DEFAULT_REGION; do
-    [ -z "${!name:-}" ] || printf 'export %s=%q\n' "$name" "${!name}"
-  done
+  for name in "${told[@]}"; do printf 'export %s=%q\n' "$name" "${!name}"; done
 }
 
 down() {

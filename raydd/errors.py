@@ -47,3 +47,7 @@ class RunError(UserError):
 
 class EngineError(RaydError):
     """Workers could not be had or kept, or the arithmetic failed (NaN)."""
+
+
+class Diverged(EngineError):
+    """The arithmetic gave NaN or infinity, on every worker that was asked: trying again would give it again."""

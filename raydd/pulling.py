@@ -12,8 +12,8 @@ from raydd.store import Entry, Folder, commit, load_manifest, read_content, read
 def pull(url: str, dest: str) -> str:
     """Copy a distilled set, with the transform it needs, to another folder.
 
-    Files come by way of this machine's cache (`raydd.store.content`) and appear in the folder whole, the manifest last:
-    what was interrupted goes on where it was, in the midst of a large file too.
+    Files come by way of this machine's cache (`raydd.store.content`); once all are there and right they appear in the folder,
+    the manifest last. What was interrupted goes on where it was, in the midst of a large file too.
 
     Args:
         url: A run, or a distilled set.
@@ -25,7 +25,7 @@ def pull(url: str, dest: str) -> str:
 
     Raises:
         DataError: When there is no distilled set at `url`, or `dest` holds something else.
-        IntegrityError: When a file is missing or was altered; nothing of it is left at `dest`.
+        IntegrityError: When a file is missing or was altered; `dest` is left as it was.
     """
     source, target = artifact_folder(url), Folder(dest)
     manifest = load_manifest(source)
@@ -66,16 +66,8 @@ def _right(target: Folder, entries: dict[str, Entry]) -> Iterator[str]:
 
 
 def _copy(target: Folder, origins: dict[str, tuple[Folder, str, Entry]], *, there: set[str]) -> None:
-    new = not target.exists("manifest.json")
-    written: list[str] = []
-    try:
-        for name, (folder, file, entry) in origins.items():
-            if name not in there:
-                data = read_content(folder, file, entry)
-                written.append(name)
-                target.write(name, data)
-    except IntegrityError:
-        if new:
-            # There is no such set to go on with.
-            target.delete(*written)
-        raise
+    # All is fetched and checked before anything is replaced: what lies there stays whole if this cannot be.
+    missing = {name: origin for name, origin in origins.items() if name not in there}
+    fetched = {name: read_content(*origin) for name, origin in missing.items()}
+    for name, data in fetched.items():
+        target.write(name, data)

@@ -191,6 +191,8 @@ class _Driver:
             f"{self.plan.config.name}: {known} of {self.plan.count} trials are done, sweep {self.folder.url}"
         )
         if (left_s is None or left_s > 0) and anything_left(self.plan, self._trials()):
+            # What is finished so far is not all that is asked for now.
+            self._write_status("running")
             set_environment()
             # It loads Ray.
             from raydd.sweep.tuning import run_trials
@@ -210,8 +212,8 @@ class _Driver:
         self._promote(best)
         if _asked(self.plan) is not None and not _is_evaluated(self.plan):
             self._evaluate()
-        self._write_status("finished")
         self._write_page()
+        self._write_status("finished")
         return _found(self.plan, trials)
 
     def _trials(self) -> list[Trial]:
@@ -225,7 +227,8 @@ class _Driver:
         trials = self._trials()
         if trial.state != "running":
             self.watcher.say(_line(trial))
-            self._write_status("running")
+        # With each score, so that a driver that dies has told how long it worked.
+        self._write_status("running")
         best = best_of(trials)
         far = f"best {best.accuracy:.1f} %" if best is not None and best.accuracy is not None else "none finished"
         self.watcher.sweeping(len(ended(trials)), self.plan.count, far)

@@ -82,7 +82,7 @@ def _check_secrets(scheme: str, body: str) -> None:
     arn = host.startswith("arn:") and "@" not in body
     if ":" in host.rpartition("@")[0] or (named and not port.isdecimal() and not arn):
         raise StoreError(f"expected no password in a {scheme}:// URL, got one; give credentials by the environment")
-    if scheme in ("http", "https") and ("?" in body or "#" in body):
+    if "?" in body or (scheme in ("http", "https") and "#" in body):
         raise StoreError(
             f"expected no query in a {scheme}:// URL, as it may carry a key, got one; give the plain address"
         )

@@ -80,6 +80,16 @@ def test_a_damaged_set_is_not_pulled(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_damaged_set_takes_the_place_of_none(tmp_path: Path) -> None:
+    make_set().save(Folder(str(tmp_path / "copy")))
+    before = tree(tmp_path / "copy")
+    make_run(Folder(str(tmp_path / "runs/a")))
+    (tmp_path / "runs/a/distilled/README.md").write_text("other")
+    with pytest.raises(IntegrityError, match=r"README\.md"):
+        pull(str(tmp_path / "runs/a"), str(tmp_path / "copy"))
+    assert tree(tmp_path / "copy") == before
+
+
 def test_an_interrupted_pull_goes_on(store: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(store.folder("a"))
     write, written = Folder.write, []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from raydd.errors import EngineError
+from raydd.errors import Diverged, EngineError
 
 # The same round losing a worker so often is no accident; nor is a checkpoint after which so many were lost.
 MOST_LOSSES_OF_A_ROUND = 5
@@ -71,12 +71,12 @@ class Doubts:
 
         Raises:
             NotFinite: When another worker is to be asked.
-            EngineError: When that was done already, or there is no other process.
+            Diverged: When that was done already, or there is no other process.
         """
         again = (round, slot) in self._met
         if again or not workers:
             where = ", on another worker as well" if again and workers > 1 else ""
-            raise EngineError(
+            raise Diverged(
                 f"slot {slot} gave NaN or infinity in round {round}{where}; lower method.lr_syn, or raise the ridge if the "
                 f"method has one. {KEPT}"
             )

@@ -5,6 +5,7 @@ Each node is asked by a task that may run nowhere else and takes no resources; n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -184,7 +185,9 @@ def ask_nodes(store: str | None, *, answer_s: float = ANSWER_S) -> list[Node]:
         return _ask(store, mark, answer_s)
     finally:
         if store is not None and mark is not None:
-            Folder(store).delete(mark)
+            # Whoever may write but not delete is told by what the nodes found.
+            with contextlib.suppress(RaydError):
+                Folder(store).delete(mark)
 
 
 def _mark(store: str) -> str | None:
@@ -202,7 +205,7 @@ def _ask(store: str | None, mark: str | None, answer_s: float) -> list[Node]:
 
     port, deadline = _dashboard_port(), time.monotonic() + answer_s
     alive = [node for node in ray.nodes() if node["Alive"]]
-    asked = [(node, _on(node, look, store, mark, _gpus(node), port)) for node in alive]
+    asked = [(node, _on(node, look, store, mark, _gpus(node), port if _is_head(node) else None)) for node in alive]
     found = []
     for node, reference in asked:
         told = _answer(reference, deadline - time.monotonic())

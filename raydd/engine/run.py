@@ -125,6 +125,7 @@ def distil(
     watch: Callable[[Progress], None] | None = None,
     validating: Callable[[int, int], None] | None = None,
     scored: Callable[[int, Score], None] | None = None,
+    failed: Callable[[Exception], None] | None = None,
 ) -> DistilledSet:
     """Run a plan to its artifact, from its last checkpoint if there is one.
 
@@ -135,6 +136,7 @@ def distil(
         watch: Called after each round.
         validating: Called after each score on the validation part that is worked out when the rounds are done.
         scored: Called with the round of each such score as it becomes known, from any thread.
+        failed: Called with the fault when one will not come, from any thread.
 
     Raises:
         RunError: When its checkpoints are those of another config, or of more rounds.
@@ -150,7 +152,7 @@ def distil(
         return _as_set(plan, variables, transform, rounds)
 
     ask = Ask.of(config, plan.job.shards)
-    validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside, scored)
+    validation = Validation(run, config.evaluate.every, ask, as_set, executor.score_beside, scored, failed)
     coordinator = Coordinator(plan.job, plan.method, executor, whitening, run, lease, validation, watch)
     variables = coordinator.distil()
     scores = validation.finish(executor.map, validating)

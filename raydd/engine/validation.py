@@ -117,6 +117,7 @@ class Validation:
         beside: Does `score_of` without anybody waiting but the thread that called it; returns None when the event says
             stop, or when it cannot.
         told: Called with the round of each score as it becomes known, from any thread; also of those known from before.
+        failed: Called with the fault when a score will not come, from any thread; `settle` raises it as well.
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class Validation:
         make: Callable[[Tensors, int], DistilledSet],
         beside: Callable[[Ask, str, threading.Event], Score | None],
         told: Callable[[int, Score], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self.folder, self.every, self.ask, self.make, self.beside = run.folder(FOLDER), every, ask, make, beside
         self.scores: dict[int, Score] = {}
-        self._told = told
+        self._told, self._failed = told, failed
         self._written: dict[int, Future[None]] = {}
         self._scored: list[Future[None]] = []
         self._stop = threading.Event()
@@ -201,6 +203,14 @@ class Validation:
         return self.folder.folder(f"{round:08d}")
 
     def _score(self, round: int) -> None:
+        try:
+            self._work_out(round)
+        except Exception as error:
+            if self._failed is not None:
+                self._failed(error)
+            raise
+
+    def _work_out(self, round: int) -> None:
         self._written[round].result()
         score = self._known(round)
         if score is not None:

@@ -80,7 +80,8 @@ def _read(folder: Folder, name: str, entry: Entry, root: Path) -> bytes:
                 data = _kept(root, entry)
                 if data is None:
                     data = _fetch(folder, name, entry, file, part)
-                    _drop_old(root)
+                    with contextlib.suppress(OSError):  # others' files in a shared cache
+                        _drop_old(root)
                 else:
                     part.unlink(missing_ok=True)
                 return data

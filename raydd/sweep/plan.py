@@ -139,6 +139,11 @@ class SweepPlan:
         Raises:
             ConfigError: Naming the dotted key, when one is not allowed or the data cannot give what it asks for.
         """
+        for key, dimension in self.sweep.space.items():
+            for other in dimension.when.keys() - self.sweep.space.keys() - flat(self.raw).keys():
+                raise ConfigError(
+                    f"sweep.space.{key}.when must name keys that the config or sweep.space sets, got {other}; write it out"
+                )
         some = list(islice(self.draws(), PROBED_DRAWS))
         for key, drawn in probes(self.sweep.space, some):
             self._check_one(drawn, key)

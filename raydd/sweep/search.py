@@ -8,6 +8,7 @@ trials where it was the same.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from itertools import islice
@@ -89,6 +90,9 @@ def suggest(plan: SweepPlan, index: int, trials: Sequence[Trial]) -> Draw:
         and trial.reached is not None
         and all(_same(trial.drawn.get(key), drawn[key]) for key in drawn if key not in free)
     ]
+    # Other keys may decide it as well: only the size that most of them have is compared.
+    sizes = Counter(trial.storage_bytes for trial in alike).most_common(1)
+    alike = [trial for trial in alike if trial.storage_bytes == sizes[0][0]]
     found = OptunaSearch(
         {key: _distribution(optuna, dimension) for key, dimension in free.items()},
         metric="val_accuracy",

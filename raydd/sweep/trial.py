@@ -26,7 +26,7 @@ from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Plan, distil, is_finished, plan_run
 from raydd.engine.validation import Ask, score_of
 from raydd.engine.validation import Score as Found
-from raydd.errors import RaydError, RunError
+from raydd.errors import ConfigError, Diverged, RaydError, RunError
 from raydd.store import Folder, Lease
 
 Report = Callable[[dict[str, Any]], None]
@@ -61,8 +61,8 @@ def tune_trial(told: dict[str, Any]) -> None:
     try:
         run_trial(config, told["train"], tune.report)
     except RaydError as error:
-        # Not raised: what one trial cannot do, trying again would not do either.
-        tune.report({"failed": str(error), "mistake": error.exit_code == 2})
+        # Not raised, as Tune would try again at once. Only what the point is to blame for is for good: stores and nodes mend.
+        tune.report({"failed": str(error), "mistake": isinstance(error, ConfigError | Diverged)})
 
 
 _kept: list[Any] = []
@@ -98,7 +98,7 @@ def run_trial(config: Config, train: str, report: Report) -> None:
             _open(config.engine, scores) as executor,
         ):
             watch = scores.watch if config.engine.workers else scores.wait
-            distil(plan, executor, lease, watch, lambda done, total: scores.tell(), scores.take)
+            distil(plan, executor, lease, watch, lambda done, total: scores.tell(), scores.take, scores.fail)
             _close(plan.run)
     else:
         for line in read_metrics(plan.run):
@@ -137,12 +137,7 @@ class _Inside(LocalExecutor):
         """See the base class."""
         # OpenMP keeps the number of threads per calling thread.
         torch.set_num_threads(self.threads)
-        try:
-            return score_of(ask, url)
-        except (RaydError, RuntimeError, OSError) as error:
-            # The rounds wait for this score.
-            self.scores.fail(error)
-            raise
+        return score_of(ask, url)
 
 
 @dataclass(slots=True)

@@ -20,10 +20,11 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from raydd.config import EngineConfig, dump_config
 from raydd.engine.cluster import connect
-from raydd.errors import RaydError
+from raydd.errors import EngineError, RaydError
 from raydd.sweep.plan import SweepPlan
 from raydd.sweep.records import Book, Score
 from raydd.sweep.search import next_draws
@@ -55,11 +56,13 @@ def run_trials(plan: SweepPlan, book: Book, *, left_s: float | None) -> None:
         left_s: Seconds after which trials are left as they are; None for no limit.
 
     Raises:
-        ConfigError: When no node could hold a trial, or the search is not installed.
+        ConfigError: When no node could hold a worker, or the search is not installed.
+        EngineError: When the cluster has no room for a trial.
         RaydError: When the records cannot be written, or another driver took the sweep over.
     """
     engine = plan.config.engine
     connect(engine, _cpus(plan, engine))
+    _check_room(engine)
     referee = Referee(plan, book, left_s)
     factory = tune.PlacementGroupFactory(bundles(engine))
     with _quiet() as folder:
@@ -89,6 +92,25 @@ def run_trials(plan: SweepPlan, book: Book, *, left_s: float | None) -> None:
         if result.error is not None and result.config is not None:
             said = str(result.error).strip().splitlines()
             book.fail(result.config["index"], said[-1] if said else "its process was lost", mistake=False)
+
+
+def _check_room(engine: EngineConfig) -> None:
+    """Wait until the cluster has room for one trial, which also makes an autoscaler add nodes.
+
+    Raises:
+        EngineError: When it has none in `engine.start_timeout_s`.
+    """
+    wanted = bundles(engine)
+    group = placement_group(wanted)
+    try:
+        if not group.wait(engine.start_timeout_s):
+            cpus, gpus = (sum(bundle.get(kind, 0) for bundle in wanted) for kind in ("CPU", "GPU"))
+            raise EngineError(
+                f"expected room for a trial of {cpus:g} CPUs and {gpus:g} GPUs in {len(wanted)} parts, got none in "
+                f"engine.start_timeout_s ({engine.start_timeout_s:g} s); lower engine.workers, or add nodes"
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def _cpus(plan: SweepPlan, engine: EngineConfig) -> int:

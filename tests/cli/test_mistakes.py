@@ -48,7 +48,10 @@ def refused(work: Path, *words: object) -> str:
         ),
         ("data.train=digits:x", "expected digits alone, got 'digits:x'"),
         ("store=nope://x", "expected a path, file:///path, s3://bucket/prefix or another fsspec URL, got 'nope://x'"),
-        ("store=s3://key:secret@b", "expected no password in a s3:// URL; give credentials by the environment"),
+        (
+            "store=s3://key:secret@b",
+            "store expected no password in a s3:// URL, got one; give credentials by the environment",
+        ),
         ("engine.gpus_per_worker=-1", "engine.gpus_per_worker must be >= 0, got -1"),
     ],
 )

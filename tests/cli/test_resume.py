@@ -63,7 +63,8 @@ def test_the_same_command_goes_on(
     assert not (work / "runs/a/distilled").exists()
     state = command(work, "show", "runs/a", "--json").facts
     assert (state["state"], state["rounds"]) == ("stopped", 40)
-    assert 0 < state["last_checkpoint"] < 40
+    # The one of round 0, where a busy machine was still writing it when the next were due.
+    assert 0 <= state["last_checkpoint"] < 40
     again = command(work, "distill", "c.yaml", "--json")
     assert again.facts["rounds"] == 40
     assert bits(work) == undisturbed[method]

@@ -86,7 +86,8 @@ def test_what_is_no_folder_is_refused(url: str) -> None:
         "nosuch://key:hunter2@x",
         "S3://a:hunter2@b/x",
     ]
-    + ["https://host/x?X-Amz-Signature=hunter2", "http://host/x#hunter2", "file://a:hunter2@host/x"],
+    + ["https://host/x?X-Amz-Signature=hunter2", "http://host/x#hunter2", "file://a:hunter2@host/x"]
+    + ["abfs://c@account.dfs.core.windows.net/x?sig=hunter2"],
 )
 def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(StoreError, match=r"expected no (password|query) in a .*:// URL.*, got one; give") as caught:

@@ -82,6 +82,11 @@ def test_a_sweep_says_nothing_of_a_run() -> None:
         ({"method.ipc": {"choice": [*range(1, 100), "x"]}}, r"method.ipc must be a valid integer, got 'x'"),
         ({"method.ipc": {"integer": [1, 500]}}, r"method.ipc must be <= the size of the smallest class \(126\)"),
         ({"net.depth": {"integer": [1, 9]}}, r"net.depth must be <= 3 for images of 8 pixels, got 9"),
+        # A condition that could never hold.
+        (
+            {"method.lr_syn": {"uniform": [0, 1], "when": {"net.norm": "instance"}}},
+            r"sweep.space.method.lr_syn.when must name keys that the config or sweep.space sets, got net.norm; write it out",
+        ),
         # What one method has another need not.
         ({"method.name": {"choice": ["dm", "frepo"]}}, r"method.classes_per_slot is not a known key"),
     ],
