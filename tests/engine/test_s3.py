@@ -37,12 +37,16 @@ def test_from_shards_to_set_in_s3(
     assert len(labels) == 4
 
 
-def test_altered_set_in_s3_is_refused_by_name(digits: str, s3_url: str) -> None:
+def test_altered_set_in_s3_is_refused_by_name(
+    digits: str, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = f"{s3_url}/{secrets.token_hex(4)}"
     run = raydd.distill(toy("random", digits, store))
     artifact = Folder(run.artifact)
     data = bytearray(artifact.read("data.safetensors"))
     data[-1] ^= 1
     artifact.write("data.safetensors", bytes(data))
+    # On a machine that has not read it before; this one has it from when it was whole.
+    monkeypatch.setenv("RAYDD_CACHE", str(tmp_path))
     with pytest.raises(raydd.errors.IntegrityError, match=r"data\.safetensors"):
         raydd.load(run.url)
