@@ -42,7 +42,7 @@ from raydd.functional.train import train_on
 from raydd.nets import NetState, build, initialise
 from raydd.nets.stored import keep_network, read_network
 from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
-from raydd.seeding import generator
+from raydd.seeding import derive, generator
 from raydd.store import Folder
 
 LEAST_TOP = 5
@@ -263,8 +263,8 @@ def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
         seeds = [item.seed(shared, repeat) for repeat in repeats]
         states = [initialise(module, generator(seed, "net"), device).channels_last() for seed in seeds]
         xs, ys = [], []
-        for seed in seeds:
-            x, labels = images_of(shared, item, seed, normal, device)
+        for repeat in repeats:
+            x, labels = images_of(shared, item, _draw(shared, item.of, repeat), normal, device)
             xs.append(x)
             ys.append(protocol.targets(labels, len(shared.classes)).to(device))
         states = train_group(
@@ -272,6 +272,11 @@ def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
         )
         each += score(module, states, shared.judges("val"), normal, device)
     return {"each": each, "seconds": time.perf_counter() - began}
+
+
+def _draw(shared: Shared, of: str, repeat: int) -> int:
+    """Return what a repeat's random images are drawn by: the same for every network, which are compared on them."""
+    return derive(shared.seed, "proxy", of, repeat)
 
 
 def on_whole(trials: Trials, item: Item) -> dict[str, Any]:

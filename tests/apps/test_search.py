@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from raydd.apps.search import best, on_whole, ranks, spearman
+from raydd.apps.search import best, images_of, on_whole, ranks, spearman
 from raydd.config.apps import SearchConfig
 from raydd.errors import ConfigError
 from tests.apps.small import check_page, config_of, counted, findings, halves
@@ -143,6 +144,23 @@ def test_the_early_stop_is_of_the_same_training(raw: dict[str, Any], monkeypatch
     last = on_whole(replace(trials, early=trials.recipe.num_updates(len(trials.shared.real()))), item)
     assert last["network"] == first["network"]
     assert last["early"] == last["accuracy"] == first["accuracy"]
+
+
+def test_networks_are_compared_on_the_same_random_images(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def note(shared: Any, item: Any, *more: Any) -> Any:
+        if item.of == "random":
+            seen.setdefault(item.net_text, []).append(images_of(shared, item, *more)[0])
+        return images_of(shared, item, *more)
+
+    monkeypatch.setattr("raydd.apps.search.images_of", note)
+    changes = {"app": {"sample": 2}, "methods": [{"name": "dm", "ipc": 1, "rounds": 1, "real_batch": 8}]}
+    findings("search", config_of("search", raw, name="same", **changes))
+    one, other = seen.values()
+    assert len(one) == 2
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(*one)
 
 
 @pytest.mark.ray
