@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
 from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
 from raydd.config.net import AnyNetConfig
@@ -36,7 +37,7 @@ from raydd.engine.job import facts_of, open_real
 from raydd.engine.work import transform_of
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.items import real_data, score
-from raydd.evaluate.request import LABEL_BYTES, MEANS
+from raydd.evaluate.request import real_bytes
 from raydd.evaluate.results import deviation
 from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps
 from raydd.functional.recipe import TrainRecipe
@@ -305,7 +306,7 @@ def _sets(bench: Bench, domains: Domains, i: int, method: MethodConfig, names: l
     if method.name == "random":
         return []  # drawn anew for every run
     if method.name != "dd":
-        return [bench.distil(method, name)]
+        return [remembered(bench.distil(method, name), "float32")]
     networks = Folder(domains.networks)
     if getattr(method, "net_init", "") == "fixed":
         starts = [[name] for name in names]
@@ -320,7 +321,7 @@ def _sets(bench: Bench, domains: Domains, i: int, method: MethodConfig, names: l
 
 def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[DistilledSet]]) -> list[Arm]:
     real, asked = domains.target(), bench.config.evaluate.baselines
-    pixels = int(np.prod(real.shape)) + LABEL_BYTES
+    pixels = real_bytes(real.shape)
 
     def plain(name: str, way: Way, images: int, per_class: int = 0) -> Arm:
         trials = tuple(Trial(way=way, run=r, network=each, per_class=per_class) for r, each in enumerate(names))
@@ -335,7 +336,7 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
             arms.append(drawn(method.ipc, ""))
         if not made:
             continue
-        same = _bytes(method, made[0]) // pixels // len(domains.classes)
+        same = _bytes(made[0]) // pixels // len(domains.classes)
         if "random@bytes" in asked and same > method.ipc:
             arms.append(drawn(same, f", the bytes of {method.name}, ipc {method.ipc}"))
         arms.append(_arm_of(method, domains, names, made))
@@ -365,15 +366,13 @@ def _arm_of(method: MethodConfig, domains: Domains, names: list[str], made: list
         name=f"{method.name}, ipc {method.ipc}{whose}",
         kind=f"{method.name}{whose}",
         images=len(made[0]),
-        stored=_bytes(method, made[0]),
+        stored=_bytes(made[0]),
         trials=tuple(trials),
     )
 
 
-def _bytes(method: MethodConfig, ds: DistilledSet) -> int:
-    """Return a set's bytes; real images count a byte a pixel, and the network of a set for a known one is there already."""
-    if not method.iterative and method.name not in MEANS:
-        return len(ds) * (ds.images[0].numel() + LABEL_BYTES)
+def _bytes(ds: DistilledSet) -> int:
+    """Return a set's bytes; the network of a set for a known one is there already."""
     known = (value for name, value in ds.extras.items() if name.startswith(FIXED))
     return ds.storage_bytes - sum(value.numel() * value.element_size() for value in known)
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from raydd.apps.attackers import ATTACKERS, attack
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
 from raydd.config import NETS
 from raydd.config.apps import PrivacySection
 from raydd.data.index import load_index
@@ -95,7 +96,10 @@ def run(bench: Bench) -> Findings:
     images: dict[str, int] = {}
     for i, method in enumerate(bench.config.methods):
         title = f"{method.name}, ipc {method.ipc}"
-        sets[i] = [bench.distil(method, f"{i}-{method.name}-chunk{k}", train=url) for k, url in enumerate(chunks)]
+        sets[i] = [
+            remembered(bench.distil(method, f"{i}-{method.name}-chunk{k}", train=url), "float32")
+            for k, url in enumerate(chunks)
+        ]
         for k, (url, ds) in enumerate(zip(chunks, sets[i], strict=True)):
             for name, count, looks in _attack(bench, app, url, k, ds, title):
                 found.setdefault(name, []).extend(looks)

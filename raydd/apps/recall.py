@@ -25,7 +25,7 @@ import numpy as np
 
 from raydd.apps.bench import Bench
 from raydd.apps.draws import Draws, Lessons, addressed, described, drawn, recalled
-from raydd.apps.memory import Memory, together
+from raydd.apps.memory import Memory, remembered, together
 from raydd.config.apps import RecallSection
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
@@ -83,7 +83,7 @@ def _memory(bench: Bench, i: int, tasks: Sequence[Sequence[int]]) -> Memory:
     method, names = bench.config.methods[i], bench.classes
     return together(
         [
-            bench.distil(method, f"{i}-{method.name}-task{k}", classes=[names[c] for c in task])
+            remembered(bench.distil(method, f"{i}-{method.name}-task{k}", classes=[names[c] for c in task]), "float32")
             for k, task in enumerate(tasks)
         ]
     )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
 from raydd.config import NETS, read_net
 from raydd.config.apps import SearchSection
 from raydd.config.net import AnyNetConfig
@@ -119,7 +120,7 @@ def run(bench: Bench) -> Findings:
     assert isinstance(app, SearchSection)
     nets, impossible = candidates(bench, app)
     _check_length(bench, app)
-    sets = [bench.distil(method, f"{i}-{method.name}") for i, method in enumerate(config.methods)]
+    sets = [remembered(bench.distil(m, f"{i}-{m.name}"), "float32") for i, m in enumerate(config.methods)]
     proxies = _proxies(bench, sets)
     first = proxies[0].shared
     # The training on the whole set depends on no distilled image.

@@ -98,6 +98,8 @@ def test_an_application_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     assert run_application("recall", config(tmp_path / "b"), "auto", Silent()).findings == done.findings
     composed, shown = done.findings["values"]["composed"], done.findings["values"]["shown"]
     assert list(composed) == ["random, ipc 5", "random, as many bytes, beside random, ipc 5", "whole data"]
+    # The bytes of four classes of five digits, at a byte a pixel.
+    assert [row[1] for row in done.findings["grids"][0]["rows"]][:2] == [20 * (64 + 8)] * 2
     assert all(mean > 75 for row in composed.values() for mean, _ in row.values())
     assert set(shown) == {f"{how}, random, ipc 5" for how in ("nearest shot by features", "nearest shot by pixels")} | {
         "classify, then recall, random, ipc 5"

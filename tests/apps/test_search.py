@@ -109,6 +109,7 @@ def test_numbers_follow_from_accuracies(whole: dict[str, Any]) -> None:
     assert rows["whole set"][4] == pytest.approx(1)
     # As floats with a label, and as bytes.
     assert rows["dm, ipc 1"][1:3] == [10, 10 * (4 * 64 + 8)]
+    assert rows["random, ipc 2"][1:3] == [20, 20 * (64 + 8)]
     assert rows["random, the bytes of dm, ipc 1"][1:3] == [36, 36 * (64 + 8)]
     assert all(len(each) == 2 for each in values["accuracy"]["dm, ipc 1"])
     assert all(len(each) == 1 for each in values["accuracy"]["whole set"])
