@@ -13,6 +13,7 @@ evaluation; soft labels are taken as classes, except by DD's steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered
+from raydd.apps.titles import numbered
 from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
 from raydd.config.net import AnyNetConfig
@@ -331,7 +333,7 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
         return plain(f"random, ipc {per_class}{beside}", "random", per_class * len(domains.classes), per_class)
 
     arms = [plain("no adaptation", "none", 0)]
-    for method, made in zip(bench.config.methods, sets, strict=True):
+    for method, title, made in zip(bench.config.methods, titles(bench.config.methods), sets, strict=True):
         if method.name == "random" or "random" in asked:
             arms.append(drawn(method.ipc, ""))
         if not made:
@@ -339,13 +341,19 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
         same = _bytes(made[0]) // pixels // len(domains.classes)
         if "random@bytes" in asked and same > method.ipc:
             arms.append(drawn(same, f", the bytes of {method.name}, ipc {method.ipc}"))
-        arms.append(_arm_of(method, domains, names, made))
+        arms.append(_arm_of(method, title, domains, names, made))
     arms.append(plain("whole target, fine-tuned", "whole", len(real)))
     arms.append(plain("whole target, from scratch", "scratch", len(real)))
     return list({(arm.name, arm.images): arm for arm in arms}.values())
 
 
-def _arm_of(method: MethodConfig, domains: Domains, names: list[str], made: list[DistilledSet]) -> Arm:
+def titles(methods: Sequence[MethodConfig]) -> list[str]:
+    """Return what tables call the methods: DD's sets with the networks that they are for."""
+    whose = {"fixed": ", known networks", "random": ", drawn networks"}
+    return numbered([f"{m.name}, ipc {m.ipc}{whose.get(str(getattr(m, 'net_init', '')), '')}" for m in methods])
+
+
+def _arm_of(method: MethodConfig, title: str, domains: Domains, names: list[str], made: list[DistilledSet]) -> Arm:
     trials = []
     for r, network in enumerate(names):
         ds = made[r % len(made)]
@@ -361,10 +369,9 @@ def _arm_of(method: MethodConfig, domains: Domains, names: list[str], made: list
                 steps=None if steps is None else steps.numpy(),
             )
         )
-    whose = {"fixed": ", known networks", "random": ", drawn networks"}.get(str(getattr(method, "net_init", "")), "")
     return Arm(
-        name=f"{method.name}, ipc {method.ipc}{whose}",
-        kind=f"{method.name}{whose}",
+        name=title,
+        kind=title.replace(f", ipc {method.ipc}", "", 1),
         images=len(made[0]),
         stored=_bytes(made[0]),
         trials=tuple(trials),
@@ -391,8 +398,8 @@ def _findings(
     rows = [(arm.name, arm.images, arm.stored, pair) for arm, pair in zip(arms, pairs, strict=True)]
     turned = f", turned by {app.rotate:g} degrees" if app.rotate else ""
     runs = bench.config.evaluate.repeats
-    titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
-    shown = [(title, made[0].pixels().numpy()) for title, made in zip(titles, sets, strict=True) if made]
+    called = titles(bench.config.methods)
+    shown = [(title, made[0].pixels().numpy()) for title, made in zip(called, sets, strict=True) if made]
     return Findings(
         title=f"{bench.config.name}: domain adaptation",
         lead=f"{runs} networks trained on {app.source}{turned} meet {bench.config.data.train} through few of its images.",

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from raydd.apps.attackers import ATTACKERS, attack
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered
+from raydd.apps.titles import sized
 from raydd.config import NETS
 from raydd.config.apps import PrivacySection
 from raydd.data.index import load_index
@@ -94,8 +95,7 @@ def run(bench: Bench) -> Findings:
     sets: dict[int, list[DistilledSet]] = {}
     found: dict[str, list[list[dict[str, Any]]]] = {}
     images: dict[str, int] = {}
-    for i, method in enumerate(bench.config.methods):
-        title = f"{method.name}, ipc {method.ipc}"
+    for i, (method, title) in enumerate(zip(bench.config.methods, sized(bench.config.methods), strict=True)):
         sets[i] = [
             remembered(bench.distil(method, f"{i}-{method.name}-chunk{k}", train=url), "float32")
             for k, url in enumerate(chunks)
@@ -309,5 +309,6 @@ def _values(arm: Arm, looks: range) -> dict[str, Any]:
 
 
 def _sheet(bench: Bench, sets: dict[int, DistilledSet]) -> Sheet:
-    rows = tuple((f"{bench.config.methods[i].name}, chunk 0", ds.pixels().numpy()) for i, ds in sets.items())
+    titles = sized(bench.config.methods)
+    rows = tuple((f"{titles[i]}, chunk 0", ds.pixels().numpy()) for i, ds in sets.items())
     return Sheet(title="The distilled images", rows=rows, note="What the networks of the distilled arm are trained on.")

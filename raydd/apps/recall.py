@@ -26,6 +26,7 @@ import numpy as np
 from raydd.apps.bench import Bench
 from raydd.apps.draws import Draws, Lessons, addressed, described, drawn, recalled
 from raydd.apps.memory import Memory, remembered, together
+from raydd.apps.titles import sized
 from raydd.config.apps import RecallSection
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
@@ -48,8 +49,7 @@ def run(bench: Bench) -> Findings:
     shown: dict[str, Row] = {}
     stored: dict[str, int] = {}
     sheets = []
-    for i, method in enumerate(bench.config.methods):
-        title = f"{method.name}, ipc {method.ipc}"
+    for i, (method, title) in enumerate(zip(bench.config.methods, sized(bench.config.methods), strict=True)):
         if method.variant:
             memory = bench.distil(method, f"{i}-{method.name}-image")
             shown |= {f"{how}, {title}": row for how, row in _asked(bench, app, memory, tasks).items()}

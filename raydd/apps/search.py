@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered
+from raydd.apps.titles import numbered, sized
 from raydd.config import NETS, read_net
 from raydd.config.apps import SearchSection
 from raydd.config.net import AnyNetConfig
@@ -198,8 +199,7 @@ def _proxies(bench: Bench, sets: Sequence[DistilledSet]) -> list[Proxy]:
     protocol = "dsa" if config.evaluate.protocol == "auto" else config.evaluate.protocol
     drawn = [of for of in config.evaluate.baselines if of != "whole"]
     seen = []
-    for method, ds in zip(config.methods, sets, strict=True):
-        title = f"{method.name}, ipc {method.ipc}"
+    for method, title, ds in zip(config.methods, sized(config.methods), sets, strict=True):
         request = Request(ds=ds, protocol=protocol, baselines=drawn if method.iterative else ())
         task = prepare(
             request, test=bench.test, train=bench.train, whole_epochs=1, seed=config.seed, device=bench.device
@@ -216,7 +216,9 @@ def _proxies(bench: Bench, sets: Sequence[DistilledSet]) -> list[Proxy]:
                     shared, images=shared.images[:0], labels=shared.labels[:0], draws={of: shared.draws[of]}
                 )
             found.append(Proxy(name=names.get(of, title), of=of, shared=shared, images=images, stored=stored))
-    return found
+    # Random images may be as many as another method's, normalised otherwise, or a method themselves.
+    names = numbered([proxy.name for proxy in found])
+    return [replace(proxy, name=name) for proxy, name in zip(found, names, strict=True)]
 
 
 def _rank(bench: Bench, proxy: Proxy, nets: Sequence[AnyNetConfig], app: SearchSection) -> Ranking:
@@ -361,7 +363,7 @@ def _findings(
         (r.name, r.images, r.stored, round(r.seconds), *pair, _told(nets[r.pick], app), tests[r.pick])
         for r, pair in zip(rankings, correlations, strict=True)
     ]
-    titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
+    titles = sized(bench.config.methods)
     few = " drawn from the grid" if app.sample else ""
     return Findings(
         title=f"{bench.config.name}: architecture search",

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from raydd.apps.adapt import fitted, in_channels, normal_in_channels
+from raydd.apps.adapt import fitted, in_channels, normal_in_channels, titles
+from raydd.apps.titles import sized
 from raydd.config import config_from, parse_yaml, read_net
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
@@ -95,6 +96,12 @@ def test_every_way_has_a_row(whole: dict[str, Any]) -> None:
     mean = {name: row[2][0] for name, row in rows.items()}
     assert mean["whole target, fine-tuned"] > mean["no adaptation"] + 5
     assert len(set(whole["values"]["accuracy"]["random, ipc 1"])) == 2
+
+
+def test_no_two_methods_have_one_name(raw: dict[str, Any]) -> None:
+    made = config_of("adapt", raw, methods=[{"name": "dm"}, DD, {"name": "dm", "lr_syn": 2.0}]).methods
+    assert titles(made) == ["dm, ipc 1 (1)", "dd, ipc 1, drawn networks", "dm, ipc 1 (2)"]
+    assert sized(made) == ["dm, ipc 1 (1)", "dd, ipc 1", "dm, ipc 1 (2)"]
 
 
 def test_no_adaptation_is_the_network_as_it_was(raw: dict[str, Any], whole: dict[str, Any]) -> None:
