@@ -105,7 +105,7 @@ def run(bench: Bench) -> Findings:
                 found.setdefault(name, []).extend(looks)
                 images.setdefault(name, count)
     arms = [Arm(name, images[name], tuple(looks)) for name, looks in found.items()]
-    return _findings(bench, app, arms, {i: ds[0] for i, ds in sets.items()})
+    return _findings(bench, app, arms, {i: ds[0] for i, ds in sets.items()}, _told(chunks))
 
 
 def _chunk(bench: Bench, app: PrivacySection, k: int) -> str:
@@ -254,7 +254,17 @@ def _ids(by_class: Sequence[Tensor], target: Target, purpose: str) -> Tensor:
     )
 
 
-def _findings(bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict[int, DistilledSet]) -> Findings:
+def _told(chunks: Sequence[str]) -> str:
+    """Return how many chunks there are and of how many images, in words."""
+    counts = [int(load_index(Folder(url)).counts.sum()) for url in chunks]
+    least, most = min(counts), max(counts)
+    size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{len(chunks)} chunk{'s' if len(chunks) > 1 else ''} of {size} images"
+
+
+def _findings(
+    bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict[int, DistilledSet], members: str
+) -> Findings:
     last, looks = len(app.updates) - 1, range(len(app.updates))
     rows = [
         (arm.name, arm.images, *(arm.numbers(key, last) for key in ATTACKERS), arm.numbers("own", last)) for arm in arms
@@ -263,7 +273,6 @@ def _findings(bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict
     networks = (
         f"{bench.config.evaluate.repeats} network{'s' if bench.config.evaluate.repeats > 1 else ''} a row and chunk"
     )
-    members = f"{app.chunks} chunk{'s' if app.chunks > 1 else ''} of {app.members:,} images"
     return Findings(
         title=f"{bench.config.name}: membership inference",
         lead=f"{members}, {networks}. Five attackers tell the chunk's images from test images by what a network says of them.",

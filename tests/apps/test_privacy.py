@@ -110,6 +110,7 @@ def test_an_application_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
         counts = load_index(Folder(f"{tmp_path}/a/p/data/chunk{k}")).counts
         assert 140 <= counts.sum() <= 145 * 2
         assert np.ptp(counts) <= 3
+        assert f"{counts.sum():,}" in done.findings["lead"]
 
 
 def check_findings(findings: dict[str, Any]) -> None:

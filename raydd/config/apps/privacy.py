@@ -13,7 +13,9 @@ class PrivacySection(AppSection):
     """Whose images an attacker wants to recognise, in what networks."""
 
     members: int = Field(
-        10_000, ge=2, description="images of a chunk of the training split, by class as even as can be"
+        10_000,
+        ge=2,
+        description="images of a chunk, at least: the training split is cut into equal parts, by class as even as can be",
     )
     chunks: int = Field(5, ge=1, description="chunks, each distilled and attacked on its own")
     updates: list[PositiveInt] = Field(
