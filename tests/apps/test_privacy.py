@@ -151,6 +151,8 @@ def check_findings(findings: dict[str, Any]) -> None:
             {"evaluate": {"baselines": ["herding"]}},
             "evaluate.baselines must be out of random, random@bytes, whole here",
         ),
+        ({"evaluate": {"protocol": "fair"}}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
+        ({"methods": [{"name": "dm"}, {"name": "dd"}]}, "learned with a set, got dd for methods.1 (dd); set it to dsa"),
         ({"evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1 here, got 0"),
         ({"app": {"kind": "classes"}}, "app.kind"),
     ],

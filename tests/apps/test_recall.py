@@ -152,6 +152,23 @@ def test_wrong_configs_are_refused_by_name(tmp_path: Path, change: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"nets": ["mlp", "convnet"]}, "evaluate.nets must be auto or one network here, got 2"),
+        (
+            {"protocol": "dd"},
+            "evaluate.protocol must train networks by other steps than those learned with a set, got dd",
+        ),
+        ({"protocol": "fair"}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
+    ],
+)
+def test_wrong_trainings_are_refused(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(tmp_path, evaluate=said)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"shots": [50]}, r"^app.shots must be < the test images of the smallest class \(3\d\), got 50"),

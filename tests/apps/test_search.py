@@ -174,6 +174,12 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
     ("changes", "message"),
     [
         ({"data": {"val_fraction": 0}}, "data.val_fraction must be > 0, since networks are compared"),
+        (
+            {"evaluate": {"sets": 2}},
+            "evaluate.sets must be 1 in an application, which takes one set a method as it ends, got",
+        ),
+        ({"evaluate": {"every": 5}}, "evaluate.every must be 0 in an application"),
+        ({"evaluate": {"protocol": "fair"}}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
         ({"evaluate": {"protocol": "dd"}}, "evaluate.protocol must train any network on any set, got dd"),
         (
             {"evaluate": {"baselines": ["herding"]}},

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection, check_baselines
+from raydd.config.apps.base import AppConfig, AppSection, check_baselines, check_protocols
 
 
 class PrivacySection(AppSection):
@@ -42,4 +42,5 @@ class PrivacyConfig(AppConfig):
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
+        check_protocols(self, learned_steps=False)
         return check_baselines(self, ("random", "random@bytes", "whole"))
