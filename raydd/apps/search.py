@@ -6,8 +6,9 @@ As in Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023
 
 Differs from the papers: every training, on proxies and on the whole set, takes the same protocol's augmentation and rate with a
 cosine to zero, and as many updates on every proxy; the whole set is stopped early after as many updates of the same batch, in
-the middle of its one training, so that its rate has not come down by then; the second correlation is over the networks that the
-whole set ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
+the middle of its one training, so that its rate has not come down by then; each network is
+trained on the whole set once, where the papers train five; the second correlation is over the networks that the whole set
+ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from raydd.errors import ConfigError
 from raydd.evaluate import PROTOCOLS, Request, net_text
 from raydd.evaluate.grid import expand
 from raydd.evaluate.items import Item, Shared, groups, images_of, score
+from raydd.evaluate.protocols import Protocol
 from raydd.evaluate.request import prepare
 from raydd.evaluate.score import CUDA_GROUP
 from raydd.functional.recipe import TrainRecipe
@@ -242,7 +244,7 @@ def _recipe(
     shared: Shared, batch: int, *, of: str = "whole", epochs: int | None = None, updates: int | None = None
 ) -> TrainRecipe:
     """Return the protocol's training at another length, its rate going to zero by a cosine."""
-    training = PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of)).training
+    training = _protocol(shared, of).training
     return replace(
         training,
         epochs=epochs,
@@ -256,11 +258,16 @@ def _recipe(
     )
 
 
+def _protocol(shared: Shared, of: str) -> Protocol:
+    """Return how networks are trained: the same way all, though a protocol may have another one for some networks."""
+    return PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of))
+
+
 def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
     """Train the networks of an item on a proxy; return their accuracies on the validation part, and the seconds it took."""
     began = time.perf_counter()
     shared, device = trials.shared, torch.device(trials.shared.device)
-    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), _protocol(shared, item.of)
     augment, each = protocol.augment(handwritten=shared.handwritten), []
     for repeats in groups(len(item.repeats), CUDA_GROUP if device.type == "cuda" else 1):
         seeds = [item.seed(shared, repeat) for repeat in repeats]
@@ -286,7 +293,7 @@ def on_whole(trials: Trials, item: Item) -> dict[str, Any]:
     """Train a network on the whole set; return its accuracy early and at the end, the seconds to each, and its name."""
     began = time.perf_counter()
     shared, device = trials.shared, torch.device(trials.shared.device)
-    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), _protocol(shared, item.of)
     seed, real = item.seed(shared, 0), shared.real()
     plan = EpochPlan(seed, len(real), trials.recipe.batch)
     found: dict[str, Any] = {}
