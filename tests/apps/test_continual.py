@@ -249,7 +249,8 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_tasks_go_on_where_they_stopped(tmp_path: Path, learned: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = {"repeats": 2, "baselines": ["random@bytes"]}
+    # Its depth is filled by the data.
+    evaluate = {"repeats": 2, "baselines": ["random@bytes"], "nets": [{"name": "convnet", "width": 4}]}
     first = config(tmp_path / "a", TASKS, evaluate=evaluate, data={})
     with pytest.raises(KeyboardInterrupt):
         run_application("continual", first, "auto", Silent())

@@ -93,6 +93,8 @@ class Streamed:
 
 def run(bench: Bench, app: StreamSection) -> Findings:
     """Return what is retained of a stream by each memory."""
+    if app.stream == "classes" and app.tasks > len(bench.classes):
+        raise ConfigError(f"app.tasks must be <= the number of classes ({len(bench.classes)}), got {app.tasks}")
     largest = -(-len(bench.classes) // app.tasks) if app.stream == "classes" else len(bench.classes)
     check_shares(bench.config.methods, app, image_shape(bench.train), largest)
     tasks = _tasks(bench, app)
