@@ -120,6 +120,8 @@ def test_a_memory_that_is_asked_by_images(tmp_path: Path) -> None:
     assert all(list(row) == ["1 shot", "5 shots"] for row in shown.values())
     assert "grids" in done.findings
     assert len(done.findings["grids"]) == 1
+    assert all(row[1] > 0 for row in done.findings["grids"][0]["rows"])
+    assert done.findings["lead"].startswith("Classifiers are trained on what memories hold for classes that are shown")
     # A page with nothing composed shows the other table alone.
     assert "Classes that were never seen together" not in Path(done.report).read_text()
 
