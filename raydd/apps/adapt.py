@@ -13,6 +13,7 @@ evaluation; soft labels are taken as classes, except by DD's steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
+from raydd.apps.titles import numbered
 from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
 from raydd.config.net import AnyNetConfig
@@ -36,7 +39,7 @@ from raydd.engine.job import facts_of, open_real
 from raydd.engine.work import transform_of
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.items import real_data, score
-from raydd.evaluate.request import LABEL_BYTES, MEANS
+from raydd.evaluate.request import real_bytes
 from raydd.evaluate.results import deviation
 from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps
 from raydd.functional.recipe import TrainRecipe
@@ -305,7 +308,7 @@ def _sets(bench: Bench, domains: Domains, i: int, method: MethodConfig, names: l
     if method.name == "random":
         return []  # drawn anew for every run
     if method.name != "dd":
-        return [bench.distil(method, name)]
+        return [remembered(bench.distil(method, name), "float32")]
     networks = Folder(domains.networks)
     if getattr(method, "net_init", "") == "fixed":
         starts = [[name] for name in names]
@@ -320,7 +323,7 @@ def _sets(bench: Bench, domains: Domains, i: int, method: MethodConfig, names: l
 
 def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[DistilledSet]]) -> list[Arm]:
     real, asked = domains.target(), bench.config.evaluate.baselines
-    pixels = int(np.prod(real.shape)) + LABEL_BYTES
+    pixels = real_bytes(real.shape)
 
     def plain(name: str, way: Way, images: int, per_class: int = 0) -> Arm:
         trials = tuple(Trial(way=way, run=r, network=each, per_class=per_class) for r, each in enumerate(names))
@@ -330,21 +333,27 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
         return plain(f"random, ipc {per_class}{beside}", "random", per_class * len(domains.classes), per_class)
 
     arms = [plain("no adaptation", "none", 0)]
-    for method, made in zip(bench.config.methods, sets, strict=True):
+    for method, title, made in zip(bench.config.methods, titles(bench.config.methods), sets, strict=True):
         if method.name == "random" or "random" in asked:
             arms.append(drawn(method.ipc, ""))
         if not made:
             continue
-        same = _bytes(method, made[0]) // pixels // len(domains.classes)
+        same = _bytes(made[0]) // pixels // len(domains.classes)
         if "random@bytes" in asked and same > method.ipc:
             arms.append(drawn(same, f", the bytes of {method.name}, ipc {method.ipc}"))
-        arms.append(_arm_of(method, domains, names, made))
+        arms.append(_arm_of(method, title, domains, names, made))
     arms.append(plain("whole target, fine-tuned", "whole", len(real)))
     arms.append(plain("whole target, from scratch", "scratch", len(real)))
     return list({(arm.name, arm.images): arm for arm in arms}.values())
 
 
-def _arm_of(method: MethodConfig, domains: Domains, names: list[str], made: list[DistilledSet]) -> Arm:
+def titles(methods: Sequence[MethodConfig]) -> list[str]:
+    """Return what tables call the methods: DD's sets with the networks that they are for."""
+    whose = {"fixed": ", known networks", "random": ", drawn networks"}
+    return numbered([f"{m.name}, ipc {m.ipc}{whose.get(str(getattr(m, 'net_init', '')), '')}" for m in methods])
+
+
+def _arm_of(method: MethodConfig, title: str, domains: Domains, names: list[str], made: list[DistilledSet]) -> Arm:
     trials = []
     for r, network in enumerate(names):
         ds = made[r % len(made)]
@@ -360,20 +369,17 @@ def _arm_of(method: MethodConfig, domains: Domains, names: list[str], made: list
                 steps=None if steps is None else steps.numpy(),
             )
         )
-    whose = {"fixed": ", known networks", "random": ", drawn networks"}.get(str(getattr(method, "net_init", "")), "")
     return Arm(
-        name=f"{method.name}, ipc {method.ipc}{whose}",
-        kind=f"{method.name}{whose}",
+        name=title,
+        kind=title.replace(f", ipc {method.ipc}", "", 1),
         images=len(made[0]),
-        stored=_bytes(method, made[0]),
+        stored=_bytes(made[0]),
         trials=tuple(trials),
     )
 
 
-def _bytes(method: MethodConfig, ds: DistilledSet) -> int:
-    """Return a set's bytes; real images count a byte a pixel, and the network of a set for a known one is there already."""
-    if not method.iterative and method.name not in MEANS:
-        return len(ds) * (ds.images[0].numel() + LABEL_BYTES)
+def _bytes(ds: DistilledSet) -> int:
+    """Return a set's bytes; the network of a set for a known one is there already."""
     known = (value for name, value in ds.extras.items() if name.startswith(FIXED))
     return ds.storage_bytes - sum(value.numel() * value.element_size() for value in known)
 
@@ -392,8 +398,8 @@ def _findings(
     rows = [(arm.name, arm.images, arm.stored, pair) for arm, pair in zip(arms, pairs, strict=True)]
     turned = f", turned by {app.rotate:g} degrees" if app.rotate else ""
     runs = bench.config.evaluate.repeats
-    titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
-    shown = [(title, made[0].pixels().numpy()) for title, made in zip(titles, sets, strict=True) if made]
+    called = titles(bench.config.methods)
+    shown = [(title, made[0].pixels().numpy()) for title, made in zip(called, sets, strict=True) if made]
     return Findings(
         title=f"{bench.config.name}: domain adaptation",
         lead=f"{runs} networks trained on {app.source}{turned} meet {bench.config.data.train} through few of its images.",

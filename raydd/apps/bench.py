@@ -120,7 +120,8 @@ class Bench:
             shared: Likewise. Real images are named by the URL of packed shards that never change.
         """
         kept = self.folder.folder("work")
-        numerics = [torch.get_num_threads(), self.device, version("raydd"), version("torch")]
+        versions = [version(name) for name in ("raydd", "torch", "scikit-learn")]
+        numerics = [torch.get_num_threads(), self.device, *versions]
         base = [function.__module__, function.__qualname__, plain(shared), numerics]
         keys = [digest([base, plain(item)]) for item in items]
         there = set(kept.list())

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from raydd.config import MethodConfig, methods
+from raydd.config.methods.dd import MOST_STEPS, DDConfig
 from raydd.distilled import DistilledSet
+from raydd.errors import ConfigError
 from raydd.evaluate.request import MEANS, float_bytes, real_bytes
 
 LEVEL_BYTES = 8  # an image's least value and step, two float32
@@ -48,8 +50,10 @@ class RoundedSet(DistilledSet):
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of levels, of each image's least value and step, and of labels."""
-        return len(self) * (self.images[0].numel() + LEVEL_BYTES) + self.labels.numel() * self.labels.element_size()
+        """Bytes of levels, of each image's least value and step, and of labels and extras."""
+        kept = (self.labels, *self.extras.values())
+        levels = len(self) * (self.images[0].numel() + LEVEL_BYTES)
+        return levels + sum(value.numel() * value.element_size() for value in kept)
 
 
 def remembered(ds: DistilledSet, keep: str) -> DistilledSet:
@@ -92,8 +96,33 @@ def bytes_of(method: MethodConfig, shape: Sequence[int], classes: int, keep: str
     if not method.iterative and method.name not in MEANS:
         return count * real_bytes(shape)
     image = float_bytes(shape) if keep == "float32" or method.name == "rtp" else real_bytes(shape) + LEVEL_BYTES
-    soft = 4 * classes - 8 if getattr(method, "learn_labels", False) else 0
-    return count * (image + soft)
+    # Rows of float32 instead of a class index; these two store them whether they are learned or not.
+    soft = 4 * classes - 8 if method.name in ("dd", "frepo") else 0
+    return count * (image + soft) + _steps(method)
+
+
+def _steps(method: MethodConfig) -> int:
+    """Return the most bytes of the step sizes that are learned with a set of DD: one a step and pass, float32."""
+    if not isinstance(method, DDConfig):
+        return 0
+    steps = MOST_STEPS if method.inner_steps == "auto" else method.inner_steps
+    return 4 * method.inner_epochs * steps
+
+
+def check_within(ds: DistilledSet, most: int, name: str) -> DistilledSet:
+    """Return a set that takes no more than so many bytes as it is kept.
+
+    Args:
+        ds: The set.
+        most: Bytes.
+        name: What errors call it.
+
+    Raises:
+        ConfigError: When it takes more.
+    """
+    if ds.storage_bytes > most:
+        raise ConfigError(f"{name} may take {most} bytes, got {ds.storage_bytes}; lower its ipc, or raise app.budget")
+    return ds
 
 
 def real_set(like: DistilledSet, pixels: Tensor, labels: Tensor) -> RealSet:

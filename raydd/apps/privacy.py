@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 from raydd.apps.attackers import ATTACKERS, attack
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
+from raydd.apps.titles import sized
 from raydd.config import NETS
 from raydd.config.apps import PrivacySection
 from raydd.data.index import load_index
@@ -38,6 +40,7 @@ from raydd.errors import ConfigError
 from raydd.evaluate.items import SCORE_BATCH, Item, Shared, images_of
 from raydd.evaluate.protocols import Protocol
 from raydd.evaluate.request import prepare
+from raydd.evaluate.resume import digest, plain
 from raydd.functional.losses import centred_labels
 from raydd.functional.train import train
 from raydd.nets import NetState, apply, build, initialise
@@ -93,15 +96,18 @@ def run(bench: Bench) -> Findings:
     sets: dict[int, list[DistilledSet]] = {}
     found: dict[str, list[list[dict[str, Any]]]] = {}
     images: dict[str, int] = {}
-    for i, method in enumerate(bench.config.methods):
-        title = f"{method.name}, ipc {method.ipc}"
-        sets[i] = [bench.distil(method, f"{i}-{method.name}-chunk{k}", train=url) for k, url in enumerate(chunks)]
+    seen: set[str] = set()
+    for i, (method, title) in enumerate(zip(bench.config.methods, sized(bench.config.methods), strict=True)):
+        sets[i] = [
+            remembered(bench.distil(method, f"{i}-{method.name}-chunk{k}", train=url), "float32")
+            for k, url in enumerate(chunks)
+        ]
         for k, (url, ds) in enumerate(zip(chunks, sets[i], strict=True)):
-            for name, count, looks in _attack(bench, app, url, k, ds, title):
+            for name, count, looks in _attack(bench, app, url, k, ds, title, seen):
                 found.setdefault(name, []).extend(looks)
                 images.setdefault(name, count)
     arms = [Arm(name, images[name], tuple(looks)) for name, looks in found.items()]
-    return _findings(bench, app, arms, {i: ds[0] for i, ds in sets.items()})
+    return _findings(bench, app, arms, {i: ds[0] for i, ds in sets.items()}, _told(chunks))
 
 
 def _chunk(bench: Bench, app: PrivacySection, k: int) -> str:
@@ -122,9 +128,9 @@ def _chunk(bench: Bench, app: PrivacySection, k: int) -> str:
 
 
 def _attack(
-    bench: Bench, app: PrivacySection, url: str, k: int, ds: DistilledSet, title: str
+    bench: Bench, app: PrivacySection, url: str, k: int, ds: DistilledSet, title: str, seen: set[str]
 ) -> list[tuple[str, int, list[list[dict[str, Any]]]]]:
-    """Return name, images and what was found for each arm of a chunk."""
+    """Return name, images and what was found for each arm of a chunk, but for whole chunks that were `seen`."""
     wanted = bench.config.evaluate
     request = bench.request(ds, baselines=wanted.baselines)
     seed = derive(bench.config.seed, "privacy", k)
@@ -132,29 +138,31 @@ def _attack(
     counts = _members(task.shared)
     target = Target(shared=task.shared, updates=tuple(app.updates), batch=app.batch, members=counts)
     several = len({cell.net for cell in task.cells}) > 1
+    first, alone = title == sized(bench.config.methods)[0], len(bench.config.methods) == 1
+    beside = {of: "" if alone or (of == "whole" and first) else f", beside {title}" for of in REAL}
     found = []
     for cell in task.cells:
         if cell.augment != app.augment and task.protocol.both:
             continue
         items = [replace(item, augment=app.augment) for item in cell.items(wanted.repeats, 1)]
-        shared = target if cell.of == "distilled" else replace(target, shared=_without_set(task.shared))
-        name = _name(cell.of, title, task.shared.protocol, len(bench.config.methods))
+        shared = target if cell.of == "distilled" else replace(target, shared=_without_set(task.shared, cell.of))
+        if cell.of == "whole":
+            # Of several methods most train on it alike; it counts once.
+            mark = digest(plain([shared, items]))
+            if mark in seen:
+                continue
+            seen.add(mark)
+        name = title if cell.of == "distilled" else REAL[cell.of] + beside[cell.of]
         name += f", {items[0].net_text}" if several else ""
         found.append((name, task.sizes[cell.of][0], bench.map(attacked, items, shared)))
     return found
 
 
-def _name(of: str, title: str, protocol: str, methods: int) -> str:
-    if of == "distilled":
-        return title
-    if methods == 1:
-        return REAL[of]
-    return f"{REAL[of]}, protocol {protocol}" if of == "whole" else f"{REAL[of]}, beside {title}"
-
-
-def _without_set(shared: Shared) -> Shared:
-    """Return the same without the distilled images: what real images give does not depend on them."""
-    return replace(shared, images=shared.images[:0], labels=shared.labels[:0], learned={}, others={})
+def _without_set(shared: Shared, of: str) -> Shared:
+    """Return the same without the distilled images and other draws: what real images give does not depend on them."""
+    draws = {name: counts for name, counts in shared.draws.items() if name == of}
+    none = np.zeros(0, dtype=np.int64)
+    return replace(shared, images=shared.images[:0], labels=none, learned={}, others={}, draws=draws)
 
 
 def _members(shared: Shared) -> tuple[int, ...]:
@@ -250,7 +258,17 @@ def _ids(by_class: Sequence[Tensor], target: Target, purpose: str) -> Tensor:
     )
 
 
-def _findings(bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict[int, DistilledSet]) -> Findings:
+def _told(chunks: Sequence[str]) -> str:
+    """Return how many chunks there are and of how many images, in words."""
+    counts = [int(load_index(Folder(url)).counts.sum()) for url in chunks]
+    least, most = min(counts), max(counts)
+    size = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{len(chunks)} chunk{'s' if len(chunks) > 1 else ''} of {size} images"
+
+
+def _findings(
+    bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict[int, DistilledSet], members: str
+) -> Findings:
     last, looks = len(app.updates) - 1, range(len(app.updates))
     rows = [
         (arm.name, arm.images, *(arm.numbers(key, last) for key in ATTACKERS), arm.numbers("own", last)) for arm in arms
@@ -259,7 +277,6 @@ def _findings(bench: Bench, app: PrivacySection, arms: Sequence[Arm], sets: dict
     networks = (
         f"{bench.config.evaluate.repeats} network{'s' if bench.config.evaluate.repeats > 1 else ''} a row and chunk"
     )
-    members = f"{app.chunks} chunk{'s' if app.chunks > 1 else ''} of {app.members:,} images"
     return Findings(
         title=f"{bench.config.name}: membership inference",
         lead=f"{members}, {networks}. Five attackers tell the chunk's images from test images by what a network says of them.",
@@ -305,5 +322,6 @@ def _values(arm: Arm, looks: range) -> dict[str, Any]:
 
 
 def _sheet(bench: Bench, sets: dict[int, DistilledSet]) -> Sheet:
-    rows = tuple((f"{bench.config.methods[i].name}, chunk 0", ds.pixels().numpy()) for i, ds in sets.items())
+    titles = sized(bench.config.methods)
+    rows = tuple((f"{titles[i]}, chunk 0", ds.pixels().numpy()) for i, ds in sets.items())
     return Sheet(title="The distilled images", rows=rows, note="What the networks of the distilled arm are trained on.")

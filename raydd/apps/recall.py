@@ -25,7 +25,8 @@ import numpy as np
 
 from raydd.apps.bench import Bench
 from raydd.apps.draws import Draws, Lessons, addressed, described, drawn, recalled
-from raydd.apps.memory import Memory, together
+from raydd.apps.memory import Memory, remembered, together
+from raydd.apps.titles import sized
 from raydd.config.apps import RecallSection
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
@@ -48,11 +49,12 @@ def run(bench: Bench) -> Findings:
     shown: dict[str, Row] = {}
     stored: dict[str, int] = {}
     sheets = []
-    for i, method in enumerate(bench.config.methods):
-        title = f"{method.name}, ipc {method.ipc}"
+    for i, (method, title) in enumerate(zip(bench.config.methods, sized(bench.config.methods), strict=True)):
         if method.variant:
             memory = bench.distil(method, f"{i}-{method.name}-image")
-            shown |= {f"{how}, {title}": row for how, row in _asked(bench, app, memory, tasks).items()}
+            by_image = {f"{how}, {title}": row for how, row in _asked(bench, app, memory, tasks).items()}
+            shown |= by_image
+            stored |= dict.fromkeys(by_image, memory.storage_bytes)
             sheets.append((f"{title}, asked by images", memory.pixels().numpy()))
             continue
         memory = _memory(bench, i, tasks)
@@ -61,7 +63,9 @@ def run(bench: Bench) -> Findings:
             name = title if of == "distilled" else REAL[of] if of == "whole" else f"{REAL[of]}, beside {title}"
             composed[name], stored[name] = row, sizes[of]
         if app.episodes:
-            shown |= {f"{how}, {title}": row for how, row in _shown(bench, app, lessons).items()}
+            by_name = {f"{how}, {title}": row for how, row in _shown(bench, app, lessons).items()}
+            shown |= by_name
+            stored |= dict.fromkeys(by_name, memory.storage_bytes)
         sheets.append((title, memory.pixels().numpy()))
     return _findings(bench, app, tasks, composed, stored, shown, sheets)
 
@@ -83,7 +87,7 @@ def _memory(bench: Bench, i: int, tasks: Sequence[Sequence[int]]) -> Memory:
     method, names = bench.config.methods[i], bench.classes
     return together(
         [
-            bench.distil(method, f"{i}-{method.name}-task{k}", classes=[names[c] for c in task])
+            remembered(bench.distil(method, f"{i}-{method.name}-task{k}", classes=[names[c] for c in task]), "float32")
             for k, task in enumerate(tasks)
         ]
     )
@@ -202,15 +206,14 @@ def _findings(
     )
     second = Grid(
         title="Classes that are shown by an image",
-        columns=("Recalled by", *shots),
-        rows=tuple((name, *(pair(row[s]) for s in shots)) for name, row in shown.items()),
-        note=f"Percent of test images, mean and deviation over {app.episodes:,} episodes of {app.episode_ways} classes.",
+        columns=("Recalled by", "bytes", *shots),
+        rows=tuple((name, stored[name], *(pair(row[s]) for s in shots)) for name, row in shown.items()),
+        note=f"Percent of test images, mean and deviation over {app.episodes:,} episodes of {app.episode_ways} classes. "
+        "Bytes are those of the memory, which the nearest shot by pixels does without.",
     )
-    of_each = f"{len(tasks[0])}" if len({len(task) for task in tasks}) == 1 else "as equally many as can be"
     return Findings(
         title=f"{bench.config.name}: recall",
-        lead=f"{app.tasks} tasks of {of_each} classes, each distilled on its own; classifiers are trained on what the "
-        "memories hold for classes of different tasks.",
+        lead=_lead(tasks, composed=bool(composed), shown=bool(shown)),
         grids=tuple(grid for grid in (first, second) if grid.rows),
         sheets=(Sheet(title="The memories", rows=tuple(sheets), note="Class by class, task by task."),),
         notes=tuple(part.replace("\n", " ").strip() for part in (__doc__ or "").split("\n\n")[1:]),
@@ -219,6 +222,20 @@ def _findings(
             "shown": {name: {s: pair(each) for s, each in row.items()} for name, row in shown.items()},
         },
     )
+
+
+def _lead(tasks: Sequence[Sequence[int]], *, composed: bool, shown: bool) -> str:
+    """Return in words what was done."""
+    of_each = f"{len(tasks[0])}" if len({len(task) for task in tasks}) == 1 else "as equally many as can be"
+    parts = []
+    if composed:
+        parts.append(
+            f"{len(tasks)} tasks of {of_each} classes, each distilled on its own; classifiers are trained on what the "
+            "memories hold for classes of different tasks."
+        )
+    if shown:
+        parts.append("Classifiers are trained on what memories hold for classes that are shown by a few images.")
+    return " ".join(parts)
 
 
 def pair(each: Sequence[float]) -> tuple[float, float]:

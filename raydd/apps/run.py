@@ -10,6 +10,7 @@ from typing import Any
 from raydd.apps.bench import Bench, need
 from raydd.config import AppConfig, dump_config
 from raydd.data.index import load_index
+from raydd.data.sources import is_source
 from raydd.engine.executor import open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Resume
@@ -50,9 +51,12 @@ def run_application(kind: str, config: AppConfig, resume: Resume, watcher: Watch
     train, test = packed(config, watcher)
     test = need(test, "an application scores on a test split, got none; set data.test")
     folder = Folder(config.store).folder(config.name)
-    identity = {"kind": kind, "hash": config.hash(load_index(Folder(train)).hash, load_index(Folder(test)).hash)}
+    hashes = (load_index(Folder(train)).hash, load_index(Folder(test)).hash)
+    identity = {"kind": kind, "hash": config.hash(*hashes), "others": _others(config)}
     if _exists(folder, kind, identity, resume) and folder.exists("results.json"):
-        return Application(url=folder.url, findings=folder.record("results.json")["findings"])
+        body = folder.record("results.json")
+        if {key: body.get(key) for key in identity} == identity:
+            return Application(url=folder.url, findings=body["findings"])
     with Lease.acquire(folder.folder("lease"), say=watcher.say) as lease:
         folder.write("config.yaml", dump_config(config).encode())
         folder.write_json("app.json", identity)
@@ -65,6 +69,19 @@ def run_application(kind: str, config: AppConfig, resume: Resume, watcher: Watch
         write_application(folder, kind, config, findings)
         folder.write_json("results.json", {**identity, "findings": findings.to_json()})
     return Application(url=folder.url, findings=findings.to_json())
+
+
+def _others(config: AppConfig) -> dict[str, str]:
+    """Return the hashes of the indexes of packed shards that the section `app` names: a URL may come to hold others."""
+    said = config.app.model_dump()
+    named = [said.get("source"), *(said.get("tests") or ()), *(_many(said.get("tasks")))]
+    shards = [url for url in named if url is not None and not is_source(url)]
+    return {url: load_index(Folder(url)).hash for url in shards}
+
+
+def _many(tasks: Any) -> list[str]:
+    """Return what `app.tasks` names: data in one kind of application, in others it is their number."""
+    return tasks if isinstance(tasks, list) else []
 
 
 def _function(kind: str) -> Callable[[Bench], Findings]:

@@ -6,8 +6,9 @@ As in Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023
 
 Differs from the papers: every training, on proxies and on the whole set, takes the same protocol's augmentation and rate with a
 cosine to zero, and as many updates on every proxy; the whole set is stopped early after as many updates of the same batch, in
-the middle of its one training, so that its rate has not come down by then; the second correlation is over the networks that the
-whole set ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
+the middle of its one training, so that its rate has not come down by then; each network is
+trained on the whole set once, where the papers train five; the second correlation is over the networks that the whole set
+ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
+from raydd.apps.memory import remembered
+from raydd.apps.titles import numbered, sized
 from raydd.config import NETS, read_net
 from raydd.config.apps import SearchSection
 from raydd.config.net import AnyNetConfig
@@ -34,6 +37,7 @@ from raydd.errors import ConfigError
 from raydd.evaluate import PROTOCOLS, Request, net_text
 from raydd.evaluate.grid import expand
 from raydd.evaluate.items import Item, Shared, groups, images_of, score
+from raydd.evaluate.protocols import Protocol
 from raydd.evaluate.request import prepare
 from raydd.evaluate.score import CUDA_GROUP
 from raydd.functional.recipe import TrainRecipe
@@ -42,7 +46,7 @@ from raydd.functional.train import train_on
 from raydd.nets import NetState, build, initialise
 from raydd.nets.stored import keep_network, read_network
 from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
-from raydd.seeding import generator
+from raydd.seeding import derive, generator
 from raydd.store import Folder
 
 LEAST_TOP = 5
@@ -119,7 +123,7 @@ def run(bench: Bench) -> Findings:
     assert isinstance(app, SearchSection)
     nets, impossible = candidates(bench, app)
     _check_length(bench, app)
-    sets = [bench.distil(method, f"{i}-{method.name}") for i, method in enumerate(config.methods)]
+    sets = [remembered(bench.distil(m, f"{i}-{m.name}"), "float32") for i, m in enumerate(config.methods)]
     proxies = _proxies(bench, sets)
     first = proxies[0].shared
     # The training on the whole set depends on no distilled image.
@@ -197,8 +201,7 @@ def _proxies(bench: Bench, sets: Sequence[DistilledSet]) -> list[Proxy]:
     protocol = "dsa" if config.evaluate.protocol == "auto" else config.evaluate.protocol
     drawn = [of for of in config.evaluate.baselines if of != "whole"]
     seen = []
-    for method, ds in zip(config.methods, sets, strict=True):
-        title = f"{method.name}, ipc {method.ipc}"
+    for method, title, ds in zip(config.methods, sized(config.methods), sets, strict=True):
         request = Request(ds=ds, protocol=protocol, baselines=drawn if method.iterative else ())
         task = prepare(
             request, test=bench.test, train=bench.train, whole_epochs=1, seed=config.seed, device=bench.device
@@ -215,7 +218,9 @@ def _proxies(bench: Bench, sets: Sequence[DistilledSet]) -> list[Proxy]:
                     shared, images=shared.images[:0], labels=shared.labels[:0], draws={of: shared.draws[of]}
                 )
             found.append(Proxy(name=names.get(of, title), of=of, shared=shared, images=images, stored=stored))
-    return found
+    # Random images may be as many as another method's, normalised otherwise, or a method themselves.
+    names = numbered([proxy.name for proxy in found])
+    return [replace(proxy, name=name) for proxy, name in zip(found, names, strict=True)]
 
 
 def _rank(bench: Bench, proxy: Proxy, nets: Sequence[AnyNetConfig], app: SearchSection) -> Ranking:
@@ -239,7 +244,7 @@ def _recipe(
     shared: Shared, batch: int, *, of: str = "whole", epochs: int | None = None, updates: int | None = None
 ) -> TrainRecipe:
     """Return the protocol's training at another length, its rate going to zero by a cosine."""
-    training = PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of)).training
+    training = _protocol(shared, of).training
     return replace(
         training,
         epochs=epochs,
@@ -253,18 +258,23 @@ def _recipe(
     )
 
 
+def _protocol(shared: Shared, of: str) -> Protocol:
+    """Return how networks are trained: the same way all, though a protocol may have another one for some networks."""
+    return PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of))
+
+
 def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
     """Train the networks of an item on a proxy; return their accuracies on the validation part, and the seconds it took."""
     began = time.perf_counter()
     shared, device = trials.shared, torch.device(trials.shared.device)
-    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), _protocol(shared, item.of)
     augment, each = protocol.augment(handwritten=shared.handwritten), []
     for repeats in groups(len(item.repeats), CUDA_GROUP if device.type == "cuda" else 1):
         seeds = [item.seed(shared, repeat) for repeat in repeats]
         states = [initialise(module, generator(seed, "net"), device).channels_last() for seed in seeds]
         xs, ys = [], []
-        for seed in seeds:
-            x, labels = images_of(shared, item, seed, normal, device)
+        for repeat in repeats:
+            x, labels = images_of(shared, item, _draw(shared, item.of, repeat), normal, device)
             xs.append(x)
             ys.append(protocol.targets(labels, len(shared.classes)).to(device))
         states = train_group(
@@ -274,11 +284,16 @@ def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:
     return {"each": each, "seconds": time.perf_counter() - began}
 
 
+def _draw(shared: Shared, of: str, repeat: int) -> int:
+    """Return what a repeat's random images are drawn by: the same for every network, which are compared on them."""
+    return derive(shared.seed, "proxy", of, repeat)
+
+
 def on_whole(trials: Trials, item: Item) -> dict[str, Any]:
     """Train a network on the whole set; return its accuracy early and at the end, the seconds to each, and its name."""
     began = time.perf_counter()
     shared, device = trials.shared, torch.device(trials.shared.device)
-    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), shared.protocol_of(item)
+    module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), _protocol(shared, item.of)
     seed, real = item.seed(shared, 0), shared.real()
     plan = EpochPlan(seed, len(real), trials.recipe.batch)
     found: dict[str, Any] = {}
@@ -355,7 +370,7 @@ def _findings(
         (r.name, r.images, r.stored, round(r.seconds), *pair, _told(nets[r.pick], app), tests[r.pick])
         for r, pair in zip(rankings, correlations, strict=True)
     ]
-    titles = [f"{method.name}, ipc {method.ipc}" for method in bench.config.methods]
+    titles = sized(bench.config.methods)
     few = " drawn from the grid" if app.sample else ""
     return Findings(
         title=f"{bench.config.name}: architecture search",

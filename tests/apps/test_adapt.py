@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from raydd.apps.adapt import fitted, in_channels, normal_in_channels
+from raydd.apps.adapt import fitted, in_channels, normal_in_channels, titles
+from raydd.apps.titles import sized
 from raydd.config import config_from, parse_yaml, read_net
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.data.views import View
-from raydd.errors import ConfigError, DataError
+from raydd.errors import ConfigError, DataError, RunError
 from raydd.functional.recipe import TrainRecipe
 from raydd.nets import apply, build
 from raydd.nets.stored import Networks, read_network
@@ -97,6 +99,12 @@ def test_every_way_has_a_row(whole: dict[str, Any]) -> None:
     assert len(set(whole["values"]["accuracy"]["random, ipc 1"])) == 2
 
 
+def test_no_two_methods_have_one_name(raw: dict[str, Any]) -> None:
+    made = config_of("adapt", raw, methods=[{"name": "dm"}, DD, {"name": "dm", "lr_syn": 2.0}]).methods
+    assert titles(made) == ["dm, ipc 1 (1)", "dd, ipc 1, drawn networks", "dm, ipc 1 (2)"]
+    assert sized(made) == ["dm, ipc 1 (1)", "dd, ipc 1", "dm, ipc 1 (2)"]
+
+
 def test_no_adaptation_is_the_network_as_it_was(raw: dict[str, Any], whole: dict[str, Any]) -> None:
     folder = Folder(raw["store"]).folder("a")
     kept = [folder.folder("work").record(name)["result"] for name in folder.folder("work").list()]
@@ -164,6 +172,27 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
 def test_mistakes_are_told_before_anything_starts(raw: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config_of("adapt", raw, **changes)
+
+
+def test_shards_that_changed_since_are_another_application(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    pack(View(of=raw["data"]["train"]).source, str(source))
+    few = {"methods": [{"name": "random", "ipc": 1}], "name": "moved"}
+    config = config_of("adapt", raw, **few, app={"source": str(source), "rotate": 0, "source_epochs": 1, "updates": 2})
+    findings("adapt", config)
+    folder = Folder(raw["store"]).folder("moved")
+    shutil.rmtree(source)
+    pack(View(of=raw["data"]["test"]).source, str(source))
+    with pytest.raises(RunError, match="is of another config or kind; choose another name, or delete it"):
+        findings("adapt", config)
+    # With its parts deleted it is done anew, not read back.
+    for part in ("data", "runs", "work"):
+        shutil.rmtree(f"{folder.url}/{part}", ignore_errors=True)
+    nothing, counts = counted(monkeypatch, "adapt", config, stop_after=2)
+    assert nothing is None
+    assert counts["pretrain"] == 2
 
 
 def test_mistakes_that_the_data_tell(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from raydd.apps.continual.arms import titles
 from raydd.apps.continual.classes import cut
 from raydd.apps.continual.pupil import distilling
 from raydd.apps.continual.stream import buffer_bytes, reservoirs
-from raydd.apps.memory import bytes_of, remembered, rounded, together, widened
+from raydd.apps.memory import bytes_of, check_within, remembered, rounded, together, widened
 from raydd.config import APPS, methods, validate
 from raydd.data.index import load_index
 from raydd.errors import ConfigError
@@ -89,6 +89,13 @@ def test_images_of_a_byte_a_pixel() -> None:
     ds = make_set(soft=False)
     kept = remembered(ds, "uint8")
     assert kept.storage_bytes == 8 * (3 * 64 + 8 + 8)
+    steps = remembered(make_set(soft=False, method="dd", extras={"lr_inner": torch.ones(3, 2)}), "uint8")
+    assert steps.storage_bytes == 8 * (3 * 64 + 8 + 8) + 3 * 2 * 4
+    with pytest.raises(
+        ConfigError, match=r"^methods\.0 may take 100 bytes, got \d+; lower its ipc, or raise app.budget"
+    ):
+        check_within(kept, 100, "methods.0")
+    assert check_within(kept, kept.storage_bytes, "methods.0") is kept
     assert float((kept.images - ds.images).abs().max()) <= 4.0 / 255 / 2 + 1e-6
     assert remembered(ds, "float32") is ds
     # Real images are exact at a byte a pixel, whatever is said.
@@ -105,6 +112,8 @@ def test_images_of_a_byte_a_pixel() -> None:
         ({"name": "random", "ipc": 2}, "float32", 20 * DIGIT),
         ({"name": "rtp", "ipc": 2}, "uint8", 20 * (256 + 8)),
         ({"name": "frepo", "ipc": 2}, "float32", 20 * (256 + 40)),
+        ({"name": "frepo", "ipc": 2, "learn_labels": False}, "float32", 20 * (256 + 40)),
+        ({"name": "dd", "ipc": 4, "inner_steps": 4}, "float32", 40 * (256 + 40) + 3 * 4 * 4),
     ],
 )
 def test_what_sets_take_at_most_is_known_beforehand(method: dict[str, Any], keep: str, expected: int) -> None:
@@ -240,7 +249,8 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_tasks_go_on_where_they_stopped(tmp_path: Path, learned: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate = {"repeats": 2, "baselines": ["random@bytes"]}
+    # Its depth is filled by the data.
+    evaluate = {"repeats": 2, "baselines": ["random@bytes"], "nets": [{"name": "convnet", "width": 4}]}
     first = config(tmp_path / "a", TASKS, evaluate=evaluate, data={})
     with pytest.raises(KeyboardInterrupt):
         run_application("continual", first, "auto", Silent())
@@ -281,6 +291,14 @@ def test_tasks_that_do_not_fit_each_other(tmp_path: Path) -> None:
             "evaluate.baselines must be out of random, random@bytes, whole for app.kind classes, got 'herding'",
         ),
         ({"app": {}, "methods": [{"name": "dd"}], "evaluate": {}}, "methods.0.name: steps learned for one part"),
+        (
+            {"app": STREAM, "methods": [{"name": "rtp", "address": "image"}]},
+            "methods.0 (rtp) must be a set for any network and nothing else, got one that keeps a network with it; say address",
+        ),
+        (
+            {"app": STREAM, "methods": [{"name": "dm"}, {"name": "dd", "net_init": "fixed"}]},
+            "methods.1 (dd) must be a set for any network and nothing else, got one that keeps a network with it; say net_init",
+        ),
         ({"app": {}, "evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1, got 0"),
         (
             {"app": {}, "evaluate": {"nets": ["convnet", "lenet"]}},

@@ -110,6 +110,23 @@ def test_an_application_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
         counts = load_index(Folder(f"{tmp_path}/a/p/data/chunk{k}")).counts
         assert 140 <= counts.sum() <= 145 * 2
         assert np.ptp(counts) <= 3
+        assert f"{counts.sum():,}" in done.findings["lead"]
+
+
+def test_a_whole_chunk_counts_once_for_all_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(tmp_path, chunks=1, updates=[2])
+    two = [{"name": "random", "ipc": ipc} for ipc in (2, 3)]
+    raw = {**wanted.model_dump(), "methods": two, "evaluate": {**wanted.evaluate.model_dump(), "repeats": 2}}
+    seen = counted(monkeypatch, privacy, "attacked")
+    found = run_application("privacy", validate(APPS["privacy"], raw, where="test"), "auto", Silent()).findings
+    assert [row[0] for row in found["grids"][0]["rows"]] == [
+        "random, ipc 2",
+        "random, as many images, beside random, ipc 2",
+        "whole chunk",
+        "random, ipc 3",
+        "random, as many images, beside random, ipc 3",
+    ]
+    assert [item.of for item in seen()].count("whole") == 2
 
 
 def check_findings(findings: dict[str, Any]) -> None:
@@ -134,6 +151,8 @@ def check_findings(findings: dict[str, Any]) -> None:
             {"evaluate": {"baselines": ["herding"]}},
             "evaluate.baselines must be out of random, random@bytes, whole here",
         ),
+        ({"evaluate": {"protocol": "fair"}}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
+        ({"methods": [{"name": "dm"}, {"name": "dd"}]}, "learned with a set, got dd for methods.1 (dd); set it to dsa"),
         ({"evaluate": {"repeats": 0}}, "evaluate.repeats must be >= 1 here, got 0"),
         ({"app": {"kind": "classes"}}, "app.kind"),
     ],

@@ -98,6 +98,8 @@ def test_an_application_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: py
     assert run_application("recall", config(tmp_path / "b"), "auto", Silent()).findings == done.findings
     composed, shown = done.findings["values"]["composed"], done.findings["values"]["shown"]
     assert list(composed) == ["random, ipc 5", "random, as many bytes, beside random, ipc 5", "whole data"]
+    # The bytes of four classes of five digits, at a byte a pixel.
+    assert [row[1] for row in done.findings["grids"][0]["rows"]][:2] == [20 * (64 + 8)] * 2
     assert all(mean > 75 for row in composed.values() for mean, _ in row.values())
     assert set(shown) == {f"{how}, random, ipc 5" for how in ("nearest shot by features", "nearest shot by pixels")} | {
         "classify, then recall, random, ipc 5"
@@ -118,6 +120,8 @@ def test_a_memory_that_is_asked_by_images(tmp_path: Path) -> None:
     assert all(list(row) == ["1 shot", "5 shots"] for row in shown.values())
     assert "grids" in done.findings
     assert len(done.findings["grids"]) == 1
+    assert all(row[1] > 0 for row in done.findings["grids"][0]["rows"])
+    assert done.findings["lead"].startswith("Classifiers are trained on what memories hold for classes that are shown")
     # A page with nothing composed shows the other table alone.
     assert "Classes that were never seen together" not in Path(done.report).read_text()
 
@@ -147,6 +151,23 @@ def test_wrong_configs_are_refused_by_name(tmp_path: Path, change: dict[str, Any
     with pytest.raises(ConfigError) as caught:
         config(tmp_path, app=change, methods=[{"name": "dm"}, {"name": "rtp", "address": "image"}])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"nets": ["mlp", "convnet"]}, "evaluate.nets must be auto or one network here, got 2"),
+        (
+            {"protocol": "dd"},
+            "evaluate.protocol must train networks by other steps than those learned with a set, got dd",
+        ),
+        ({"protocol": "fair"}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
+    ],
+)
+def test_wrong_trainings_are_refused(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(tmp_path, evaluate=said)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(

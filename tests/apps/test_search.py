@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from raydd.apps.search import best, on_whole, ranks, spearman
+from raydd.apps.search import best, images_of, on_whole, ranks, spearman
 from raydd.config.apps import SearchConfig
 from raydd.errors import ConfigError
 from tests.apps.small import check_page, config_of, counted, findings, halves
@@ -108,6 +109,7 @@ def test_numbers_follow_from_accuracies(whole: dict[str, Any]) -> None:
     assert rows["whole set"][4] == pytest.approx(1)
     # As floats with a label, and as bytes.
     assert rows["dm, ipc 1"][1:3] == [10, 10 * (4 * 64 + 8)]
+    assert rows["random, ipc 2"][1:3] == [20, 20 * (64 + 8)]
     assert rows["random, the bytes of dm, ipc 1"][1:3] == [36, 36 * (64 + 8)]
     assert all(len(each) == 2 for each in values["accuracy"]["dm, ipc 1"])
     assert all(len(each) == 1 for each in values["accuracy"]["whole set"])
@@ -145,6 +147,23 @@ def test_the_early_stop_is_of_the_same_training(raw: dict[str, Any], monkeypatch
     assert last["early"] == last["accuracy"] == first["accuracy"]
 
 
+def test_networks_are_compared_on_the_same_random_images(raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def note(shared: Any, item: Any, *more: Any) -> Any:
+        if item.of == "random":
+            seen.setdefault(item.net_text, []).append(images_of(shared, item, *more)[0])
+        return images_of(shared, item, *more)
+
+    monkeypatch.setattr("raydd.apps.search.images_of", note)
+    changes = {"app": {"sample": 2}, "methods": [{"name": "dm", "ipc": 1, "rounds": 1, "real_batch": 8}]}
+    findings("search", config_of("search", raw, name="same", **changes))
+    one, other = seen.values()
+    assert len(one) == 2
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not torch.equal(*one)
+
+
 @pytest.mark.ray
 def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole: dict[str, Any]) -> None:
     found = findings("search", config_of("search", raw, name="c", engine={"workers": 1}))
@@ -155,6 +174,12 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
     ("changes", "message"),
     [
         ({"data": {"val_fraction": 0}}, "data.val_fraction must be > 0, since networks are compared"),
+        (
+            {"evaluate": {"sets": 2}},
+            "evaluate.sets must be 1 in an application, which takes one set a method as it ends, got",
+        ),
+        ({"evaluate": {"every": 5}}, "evaluate.every must be 0 in an application"),
+        ({"evaluate": {"protocol": "fair"}}, "evaluate.protocol must say one rate and one augmentation here, got fair"),
         ({"evaluate": {"protocol": "dd"}}, "evaluate.protocol must train any network on any set, got dd"),
         (
             {"evaluate": {"baselines": ["herding"]}},

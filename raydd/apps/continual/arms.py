@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+from raydd.apps.titles import numbered
 from raydd.config import MethodConfig
 from raydd.report.findings import Line
 
@@ -22,8 +23,7 @@ BASELINES = {
 def titles(methods: Sequence[MethodConfig]) -> list[str]:
     """Return what tables call memories: the method, with its images a class where another says it too."""
     names = [method.name for method in methods]
-    found = [m.name if names.count(m.name) == 1 else f"{m.name}, ipc {m.ipc}" for m in methods]
-    return [t if found.count(t) == 1 else f"{t} ({found[:i].count(t) + 1})" for i, t in enumerate(found)]
+    return numbered([m.name if names.count(m.name) == 1 else f"{m.name}, ipc {m.ipc}" for m in methods])
 
 
 def protocol_of(bench: Bench, method: MethodConfig) -> str:

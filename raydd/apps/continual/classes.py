@@ -16,7 +16,7 @@ from numpy.random import RandomState
 
 from raydd.apps.bench import Bench
 from raydd.apps.continual.arms import BASELINES, line, pair, protocol_of, titles
-from raydd.apps.memory import Memory, bytes_of, remembered, together
+from raydd.apps.memory import Memory, bytes_of, check_within, remembered, together
 from raydd.config import MethodConfig
 from raydd.config.apps import ClassesSection
 from raydd.data.index import load_index
@@ -84,7 +84,7 @@ def image_shape(url: str) -> tuple[int, int, int]:
 
 def budget_of(methods: list[MethodConfig], app: ClassesSection, shape: tuple[int, ...], classes: int) -> int:
     """Return the bytes that a memory may take for each class seen."""
-    return app.budget or max(bytes_of(method, shape, classes, app.keep) // classes for method in methods)
+    return app.budget or max(-(-bytes_of(method, shape, classes, app.keep) // classes) for method in methods)
 
 
 def check_budget(methods: list[MethodConfig], app: ClassesSection, shape: tuple[int, ...], classes: int) -> None:
@@ -100,7 +100,7 @@ def check_budget(methods: list[MethodConfig], app: ClassesSection, shape: tuple[
         ConfigError: When not.
     """
     for i, method in enumerate(methods):
-        taken = bytes_of(method, shape, classes, app.keep) // classes
+        taken = -(-bytes_of(method, shape, classes, app.keep) // classes)
         if taken > budget_of(methods, app, shape, classes):
             raise ConfigError(
                 f"methods.{i}.ipc must make sets of at most app.budget ({app.budget}) bytes a class, got {method.ipc}, which "
@@ -112,10 +112,12 @@ def _sets(bench: Bench, app: ClassesSection, i: int, order: int, steps: list[tup
     """Return what a method keeps of each step."""
     method = bench.config.methods[i]
     names = [f"{i}-{method.name}-order{order}-step{k}" for k in range(1, len(steps) + 1)]
-    return [
-        remembered(bench.distil(method, name, classes=list(classes)), app.keep)
-        for name, classes in zip(names, steps, strict=True)
-    ]
+    found = []
+    for k, (name, classes) in enumerate(zip(names, steps, strict=True), 1):
+        kept = remembered(bench.distil(method, name, classes=list(classes)), app.keep)
+        most = kept.storage_bytes if app.budget is None else app.budget * len(classes)
+        found.append(check_within(kept, most, f"methods.{i} ({method.name}) of step {k}"))
+    return found
 
 
 def _outcomes(bench: Bench, app: ClassesSection, order: int, steps: list[tuple[str, ...]]) -> list[Outcome]:

@@ -31,7 +31,7 @@ from torch import Tensor
 from raydd.apps.bench import Bench
 from raydd.apps.continual.arms import BASELINES, line, pair, titles
 from raydd.apps.continual.classes import cut, image_shape
-from raydd.apps.memory import bytes_of, real_set, remembered
+from raydd.apps.memory import bytes_of, check_within, real_set, remembered
 from raydd.config import MethodConfig
 from raydd.config.apps import StreamSection
 from raydd.data.index import load_index
@@ -93,6 +93,8 @@ class Streamed:
 
 def run(bench: Bench, app: StreamSection) -> Findings:
     """Return what is retained of a stream by each memory."""
+    if app.stream == "classes" and app.tasks > len(bench.classes):
+        raise ConfigError(f"app.tasks must be <= the number of classes ({len(bench.classes)}), got {app.tasks}")
     largest = -(-len(bench.classes) // app.tasks) if app.stream == "classes" else len(bench.classes)
     check_shares(bench.config.methods, app, image_shape(bench.train), largest)
     tasks = _tasks(bench, app)
@@ -185,7 +187,8 @@ def _stream(bench: Bench, app: StreamSection, task: Task, t: int) -> Streamed:
 
 def _compressed(bench: Bench, app: StreamSection, i: int, t: int, buffer: str) -> DistilledSet:
     method = bench.config.methods[i]
-    return remembered(bench.distil(method, f"{i}-{method.name}-task{t + 1}", train=buffer), app.keep)
+    kept = remembered(bench.distil(method, f"{i}-{method.name}-task{t + 1}", train=buffer), app.keep)
+    return check_within(kept, app.budget // app.tasks, f"methods.{i} ({method.name}) of task {t + 1}")
 
 
 def _drawn(app: StreamSection, like: DistilledSet, streamed: Streamed) -> DistilledSet:

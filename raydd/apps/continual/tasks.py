@@ -14,7 +14,7 @@ What is compared has the same initial weights and the same batches of each task 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -27,6 +27,7 @@ from raydd.apps.memory import remembered
 from raydd.config.apps import TasksSection
 from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
+from raydd.engine.job import facts_of, open_real
 from raydd.errors import ConfigError
 from raydd.evaluate.request import draws, real_bytes
 from raydd.packing import packed
@@ -64,7 +65,7 @@ def run(bench: Bench, app: TasksSection) -> Findings:
     ]
     arms = _arms(bench, splits, sets)
     repeats = range(bench.config.evaluate.repeats)
-    net = bench.config.evaluate.nets[0].model_dump() if bench.config.evaluate.nets != "auto" else _own_net(sets[0][0])
+    net = _own_net(sets[0][0]) if bench.config.evaluate.nets == "auto" else _asked_net(bench, shape[0])
     course = Course(
         seed=bench.config.seed,
         net=net,
@@ -81,6 +82,15 @@ def run(bench: Bench, app: TasksSection) -> Findings:
 
 def _own_net(ds: DistilledSet) -> dict[str, Any]:
     return dict(ds.recipe.config["net"])
+
+
+def _asked_net(bench: Bench, channels: int) -> dict[str, Any]:
+    """Return the network of `evaluate.nets` with every `auto` filled by the first task's data, in the channels of all."""
+    asked = bench.config.evaluate.nets
+    assert asked != "auto"
+    config = bench.config.run(bench.config.methods[0], "net", "runs")
+    facts = replace(facts_of(open_real(config, bench.train)), channels=channels)
+    return asked[0].resolved(facts).model_dump()
 
 
 def _splits(bench: Bench, app: TasksSection) -> list[Split]:

@@ -15,6 +15,8 @@ from raydd.config.run import BaselineName, Config, DataConfig, EngineConfig, Eva
 
 Config_ = TypeVar("Config_", bound="AppConfig")
 
+ONE_RUN = {"sets": 1, "every": 0, "select": "last"}
+
 
 class AppSection(Section):
     """What an application wants to know besides."""
@@ -52,6 +54,12 @@ class AppConfig(Section):
 
     @model_validator(mode="after")
     def _check_runs(self) -> Self:
+        for key, only in ONE_RUN.items():
+            if getattr(self.evaluate, key) != only:
+                raise ValueError(
+                    f"evaluate.{key} must be {only} in an application, which takes one set a method as it ends, got "
+                    f"{getattr(self.evaluate, key)}"
+                )
         for method in self.methods:
             self.run(method, "run", "runs")
         return self
@@ -71,7 +79,6 @@ class AppConfig(Section):
         raw = self.model_dump(exclude={"methods", "app"}) | {"name": name, "store": store, "track": []}
         raw["method"] = method.model_dump()
         raw["data"] |= data
-        raw["evaluate"] |= {"every": 0, "select": "last", "sets": 1}
         return Config.model_validate(raw)
 
     def identity(self, train: str, test: str | None) -> dict[str, Any]:
@@ -99,4 +106,26 @@ def check_baselines(config: Config_, allowed: Sequence[BaselineName]) -> Config_
         )
     if config.evaluate.repeats < 1:
         raise ValueError(f"evaluate.repeats must be >= 1 here, got {config.evaluate.repeats}")
+    return config
+
+
+def check_protocols(config: Config_, *, learned_steps: bool) -> Config_:
+    """Return a config whose networks are trained as its application trains them: at one rate, and not by DD's steps.
+
+    Args:
+        config: The application's.
+        learned_steps: Whether `auto` may mean DD's own protocol.
+
+    Raises:
+        ValueError: When a protocol is another.
+    """
+    said = config.evaluate.protocol
+    if said == "fair":
+        raise ValueError("evaluate.protocol must say one rate and one augmentation here, got fair; set it to dsa")
+    for i, method in enumerate(config.methods):
+        if not learned_steps and "dd" in (said, method.default_protocol if said == "auto" else said):
+            raise ValueError(
+                f"evaluate.protocol must train networks by other steps than those learned with a set, got dd for methods.{i} "
+                f"({method.name}); set it to dsa"
+            )
     return config

@@ -134,6 +134,12 @@ class ContinualConfig(AppConfig):
     @model_validator(mode="after")
     def _check_methods(self) -> Self:
         for i, method in enumerate(self.methods):
+            if method.variant is not None or getattr(method, "net_init", "") == "fixed":
+                what = "address: class" if method.variant is not None else "net_init: random"
+                raise ValueError(
+                    f"methods.{i} ({method.name}) must be a set for any network and nothing else, got one that keeps a network "
+                    f"with it; say {what}"
+                )
             protocol = method.default_protocol if self.evaluate.protocol == "auto" else self.evaluate.protocol
             if protocol == "dd" and self.app.kind != "stream":
                 raise ValueError(

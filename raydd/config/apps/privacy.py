@@ -6,14 +6,16 @@ from typing import ClassVar, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection, check_baselines
+from raydd.config.apps.base import AppConfig, AppSection, check_baselines, check_protocols
 
 
 class PrivacySection(AppSection):
     """Whose images an attacker wants to recognise, in what networks."""
 
     members: int = Field(
-        10_000, ge=2, description="images of a chunk of the training split, by class as even as can be"
+        10_000,
+        ge=2,
+        description="images of a chunk, at least: the training split is cut into equal parts, by class as even as can be",
     )
     chunks: int = Field(5, ge=1, description="chunks, each distilled and attacked on its own")
     updates: list[PositiveInt] = Field(
@@ -40,4 +42,5 @@ class PrivacyConfig(AppConfig):
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
+        check_protocols(self, learned_steps=False)
         return check_baselines(self, ("random", "random@bytes", "whole"))

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection, check_baselines
+from raydd.config.apps.base import AppConfig, AppSection, check_baselines, check_protocols
 
 
 class RecallSection(AppSection):
@@ -42,4 +42,7 @@ class RecallConfig(AppConfig):
             raise ValueError("app.episodes must be > 0 with a memory that is asked by images, got 0")
         if self.app.whole_draws > self.app.draws:
             raise ValueError(f"app.whole_draws must be <= app.draws ({self.app.draws}), got {self.app.whole_draws}")
+        if self.evaluate.nets != "auto" and len(self.evaluate.nets) != 1:
+            raise ValueError(f"evaluate.nets must be auto or one network here, got {len(self.evaluate.nets)}")
+        check_protocols(self, learned_steps=False)
         return check_baselines(self, ("random", "random@bytes", "whole"))

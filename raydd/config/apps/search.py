@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection, check_baselines
+from raydd.config.apps.base import AppConfig, AppSection, check_baselines, check_protocols
 from raydd.config.net import NETS, AnyNetConfig
 
 
@@ -49,7 +49,7 @@ class SearchConfig(AppConfig):
             )
         if self.evaluate.protocol == "dd":
             raise ValueError("evaluate.protocol must train any network on any set, got dd; set it to dsa")
-        check_baselines(self, ("random", "random@bytes", "whole"))
+        check_baselines(check_protocols(self, learned_steps=True), ("random", "random@bytes", "whole"))
         kinds = [NETS["convnet"]()] if self.evaluate.nets == "auto" else self.evaluate.nets
         for net in kinds:
             _check_grid(net, self.app.grid)
