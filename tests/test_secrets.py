@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from raydd.export import export
 from raydd.store import Folder
 from tests.cli.conftest import write_config
 from tests.data.makers import tree
+from tests.s3 import fresh_bucket, s3_endpoint
 
 SECRETS = (
     "AWS_ACCESS_KEY_ID",
@@ -34,13 +36,14 @@ MARK = "hunter2"
 
 
 @pytest.fixture
-def marked(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An S3 store whose keys, and all other secrets around, have the mark in them."""
-    if "RAYDD_TEST_S3_ENDPOINT" in os.environ:
-        pytest.skip("a real store wants its own keys")
-    for name in SECRETS:
-        monkeypatch.setenv(name, f"{MARK}{name.replace('_', '').lower()}")
-    return f"{s3_url}/{secrets.token_hex(4)}"
+def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An S3 store whose keys, and all other secrets around, have the mark in them; moto's, as a real one wants its own."""
+    monkeypatch.delenv("RAYDD_TEST_S3_ENDPOINT", raising=False)
+    # Within the store, so that its own keys are put back last.
+    with s3_endpoint(), pytest.MonkeyPatch.context() as keys:
+        for name in SECRETS:
+            keys.setenv(name, f"{MARK}{name.replace('_', '').lower()}")
+        yield f"{fresh_bucket()}/{secrets.token_hex(4)}"
 
 
 @pytest.mark.s3

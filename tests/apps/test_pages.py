@@ -44,7 +44,7 @@ def of_privacy(said: AppConfig) -> Findings:
 
     arms = [privacy.Arm(name, 10_000, ([look(0), look(1), look(2)],) * 3) for name in NAMES]
     bench: Any = SimpleNamespace(config=said)
-    return privacy._findings(bench, said.app, arms, {0: make_set()})  # type: ignore[arg-type]
+    return privacy._findings(bench, said.app, arms, {0: make_set()}, "5 chunks of 10,000 images")  # type: ignore[arg-type]
 
 
 def of_recall(said: AppConfig) -> Findings:
@@ -54,7 +54,7 @@ def of_recall(said: AppConfig) -> Findings:
     sheets = [(name, make_set(classes=4, ipc=30).pixels().numpy()) for name in NAMES]
     bench: Any = SimpleNamespace(config=said)
     tasks = recall.cut(100, app.tasks)
-    return recall._findings(bench, app, tasks, composed, dict.fromkeys(NAMES, 123_456_789), shown, sheets)
+    return recall._findings(bench, app, tasks, composed, dict.fromkeys([*composed, *shown], 123_456_789), shown, sheets)
 
 
 def test_nothing_overflows_and_every_image_loads(tmp_path: Path) -> None:
