@@ -71,6 +71,9 @@ class Bench:
             ConfigError: When the method cannot do it on these data.
             EngineError: When workers or arithmetic fail.
         """
+        if train is not None and self.config.data.classes != "all":
+            # By name: in shards of these classes alone they have other positions.
+            data = {"classes": list(self.classes), **data}
         config = self.config.run(method, name, self.folder.folder("runs").url, **data)
         plan = plan_run(config, train or self.train, None)
         if is_finished(plan, "auto"):
