@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydd.config import NETS
+from raydd.config import read_net
 from raydd.data.plan import EpochPlan, class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
@@ -182,9 +182,7 @@ class Desk:
 
     def module(self, ways: int) -> nn.Module:
         """Return a classifier of so many classes, without numbers."""
-        return build(
-            NETS[self.lessons.net["name"]].model_validate(self.lessons.net), self.shared.images.shape[1:], ways
-        )
+        return build(read_net(self.lessons.net), self.shared.images.shape[1:], ways)
 
     def images(self, of: str, chosen: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
         """Return what there is of the chosen classes, normalised, and labels by their places among them."""

@@ -30,7 +30,7 @@ from raydd.apps.attackers import ATTACKERS, attack
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered
 from raydd.apps.titles import sized
-from raydd.config import NETS
+from raydd.config import read_net
 from raydd.config.apps import PrivacySection
 from raydd.data.index import load_index
 from raydd.data.plan import class_batch
@@ -180,7 +180,7 @@ def attacked(target: Target, item: Item) -> list[dict[str, Any]]:
     """
     shared, device = target.shared, torch.device(target.shared.device)
     protocol, preprocessing = shared.protocol_of(item), shared.preprocessing().to(device)
-    module = build(NETS[item.net["name"]].model_validate(item.net), shared.images.shape[1:], len(shared.classes))
+    module = build(read_net(item.net), shared.images.shape[1:], len(shared.classes))
     seed = item.seed(shared, item.repeats[0])
     x, labels = _trained_on(shared, item, seed, preprocessing, device)
     y = protocol.targets(labels, len(shared.classes)).to(device)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raydd.config import NETS
+from raydd.config import read_net
 from raydd.data.plan import EpochPlan, class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
@@ -87,7 +87,7 @@ def learn(course: Course, pupil: Pupil) -> list[list[float]]:
         After each task, the accuracy in percent on each task so far.
     """
     device, seed = torch.device(course.device), derive(course.seed, "continual-tasks", pupil.repeat)
-    module = build(NETS[course.net["name"]].model_validate(course.net), course.shape, len(course.classes))
+    module = build(read_net(course.net), course.shape, len(course.classes))
     state = initialise(module, generator(seed, "net"), device).channels_last()
     memory: list[tuple[Tensor, Tensor]] = []
     found = []
