@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raydd.cli.printing import print_json, print_line
-from raydd.cli.words import ConfigFile, Json, Overrides, app
+from raydd.cli.words import ConfigFile, Json, Overrides, Resume, app
 from raydd.config import APPS
 
 if TYPE_CHECKING:
@@ -19,10 +19,7 @@ def application(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"which: {', '.join(APPS)}")],
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        Literal["auto", "never", "must"],
-        typer.Option(help="auto: go on with what exists; never: refuse it; must: refuse a new one"),
-    ] = "auto",
+    resume: Resume = "auto",
     as_json: Json = False,
 ) -> None:
     """Do what the papers use distilled sets for, on your data; the same command goes on where it was stopped."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from raydd.cli.printing import brief, print_json, print_line, print_table
-from raydd.cli.words import ConfigFile, Json, Overrides, app
+from raydd.cli.words import ConfigFile, Json, Overrides, Resume, app
 
 if TYPE_CHECKING:
     from raydd.sweeping import Sweep
@@ -17,10 +15,7 @@ if TYPE_CHECKING:
 def sweep(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        Literal["auto", "never", "must"],
-        typer.Option(help="auto: go on with a sweep that exists; never: refuse it; must: refuse a new one"),
-    ] = "auto",
+    resume: Resume = "auto",
     as_json: Json = False,
 ) -> None:
     """Distil at many points of the config's `sweep.space`, keep the best; the same command goes on where it was stopped."""

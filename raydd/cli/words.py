@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,3 +21,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key, as in method.ipc=10")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object, alone, on stdout")]
+Resume = Annotated[
+    Literal["auto", "never", "must"],
+    typer.Option("--resume", help="auto: go on with what exists; never: refuse it; must: refuse to begin anew"),
+]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from raydd.cli.printing import brief, print_facts, print_json, print_line, print_table, without_repeats
-from raydd.cli.words import ConfigFile, Json, Overrides, SetUrl, app
+from raydd.cli.words import ConfigFile, Json, Overrides, Resume, SetUrl, app
 from raydd.errors import UserError
 
 
@@ -43,10 +43,7 @@ def pack(
 def distill(
     config: ConfigFile,
     overrides: Overrides = None,
-    resume: Annotated[
-        Literal["auto", "never", "must"],
-        typer.Option(help="auto: go on with a run that exists; never: refuse it; must: refuse a new one"),
-    ] = "auto",
+    resume: Resume = "auto",
     estimate: Annotated[
         bool, typer.Option("--estimate", help="tell hours, memory and storage; start nothing and write nothing")
     ] = False,
@@ -189,10 +186,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="more, as in optimiser=adam or engine.gpus_per_worker=1"),
     ] = None,
-    resume: Annotated[
-        Literal["auto", "never", "must"],
-        typer.Option(help="auto: go on with a run that exists; never: refuse it; must: refuse a new one"),
-    ] = "auto",
+    resume: Resume = "auto",
     as_json: Json = False,
 ) -> None:
     """Train one network on a distilled set or on packed shards; the same command goes on where it was stopped."""
