@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from raydd.apps.bench import Bench
-from raydd.apps.memory import remembered
+from raydd.apps.memory import remembered, renormalised
 from raydd.apps.titles import numbered
 from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
@@ -40,13 +39,12 @@ from raydd.engine.work import transform_of
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.items import real_data, score
 from raydd.evaluate.request import real_bytes
-from raydd.evaluate.results import deviation
 from raydd.evaluate.steps import FIXED, STEP_SIZES, apply_steps
 from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import train, train_on
 from raydd.nets import NetState, build, initialise
 from raydd.nets.stored import keep_network, list_networks, read_network
-from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
+from raydd.report.findings import Figure, Findings, Grid, Line, Sheet, pair
 from raydd.seeding import derive, generator
 from raydd.store import Folder
 
@@ -364,7 +362,7 @@ def _arm_of(method: MethodConfig, title: str, domains: Domains, names: list[str]
                 way="set" if steps is None else "steps",
                 run=r,
                 network=network,
-                images=_alike(Transform.from_parts({}, domains.normal), ds).numpy(),
+                images=renormalised(ds, Transform.from_parts({}, domains.normal)).numpy(),
                 labels=labels.numpy(),
                 steps=None if steps is None else steps.numpy(),
             )
@@ -384,18 +382,11 @@ def _bytes(ds: DistilledSet) -> int:
     return ds.storage_bytes - sum(value.numel() * value.element_size() for value in known)
 
 
-def _alike(normal: Transform, ds: DistilledSet) -> Tensor:
-    """Return a set's images, normalised as the target is."""
-    if ds.preprocessing.to_json() == normal.to_json():
-        return ds.images
-    return normal(ds.preprocessing.inverse(ds.images))
-
-
 def _findings(
     bench: Bench, app: AdaptSection, arms: list[Arm], found: list[list[float]], sets: list[list[DistilledSet]]
 ) -> Findings:
-    pairs = [(fmean(each), deviation(each)) for each in found]
-    rows = [(arm.name, arm.images, arm.stored, pair) for arm, pair in zip(arms, pairs, strict=True)]
+    pairs = [pair(each) for each in found]
+    rows = [(arm.name, arm.images, arm.stored, scored) for arm, scored in zip(arms, pairs, strict=True)]
     turned = f", turned by {app.rotate:g} degrees" if app.rotate else ""
     runs = bench.config.evaluate.repeats
     called = titles(bench.config.methods)

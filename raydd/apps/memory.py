@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raydd.config import MethodConfig, methods
 from raydd.config.methods.dd import MOST_STEPS, DDConfig
+from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate.request import MEANS, float_bytes, real_bytes
@@ -148,7 +149,7 @@ def together(parts: Sequence[DistilledSet]) -> Memory:
     """
     first, classes = parts[0], tuple(name for part in parts for name in part.classes)
     starts = [sum(len(part.classes) for part in parts[:i]) for i in range(len(parts))]
-    images = [part.images if part is first else _alike(first, part) for part in parts]
+    images = [renormalised(part, first.preprocessing) for part in parts]
     labels = [
         part.labels + start if part.labels.ndim == 1 else widened(part.labels, start, len(classes))
         for part, start in zip(parts, starts, strict=True)
@@ -162,13 +163,13 @@ def together(parts: Sequence[DistilledSet]) -> Memory:
     )
 
 
-def _alike(first: DistilledSet, part: DistilledSet) -> Tensor:
-    if first.preprocessing.to_json() == part.preprocessing.to_json() and all(
-        torch.equal(value, part.preprocessing.to_tensors()[name])
-        for name, value in first.preprocessing.to_tensors().items()
-    ):
-        return part.images
-    return first.preprocessing(part.preprocessing.inverse(part.images))
+def renormalised(ds: DistilledSet, normal: Transform) -> Tensor:
+    """Return a set's images, float32 (N, C, H, W), normalised in another way; as they are where it is the same way."""
+    own, other = ds.preprocessing.to_tensors(), normal.to_tensors()
+    same = ds.preprocessing.to_json() == normal.to_json() and own.keys() == other.keys()
+    if same and all(torch.equal(value, other[name]) for name, value in own.items()):
+        return ds.images
+    return normal(ds.preprocessing.inverse(ds.images))
 
 
 def widened(labels: Tensor, start: int, classes: int) -> Tensor:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ from raydd.evaluate.resume import digest, plain
 from raydd.functional.losses import centred_labels
 from raydd.functional.train import train
 from raydd.nets import NetState, apply, build, initialise
-from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
+from raydd.report.findings import Figure, Findings, Grid, Line, Sheet, pair
 from raydd.seeding import derive, generator
 from raydd.store import Folder
 
@@ -85,7 +84,7 @@ class Arm:
     def numbers(self, key: str, place: int) -> tuple[float, float] | None:
         """Return mean and deviation over chunks and networks of a number at the place-th look; None where there is none."""
         each = [looks[place][key] for looks in self.found if looks[place][key] is not None]
-        return (fmean(each), stdev(each) if len(each) > 1 else 0.0) if each else None
+        return pair(each) if each else None
 
 
 def run(bench: Bench) -> Findings:

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from raydd.config.apps import RecallSection
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate.request import prepare
-from raydd.report.findings import Findings, Grid, Sheet
+from raydd.report.findings import Findings, Grid, Sheet, pair
 
 BLOCK = 10  # draws that a process does at a time
 REAL = {"random": "random, as many images", "random@bytes": "random, as many bytes", "whole": "whole data"}
@@ -236,8 +235,3 @@ def _lead(tasks: Sequence[Sequence[int]], *, composed: bool, shown: bool) -> str
     if shown:
         parts.append("Classifiers are trained on what memories hold for classes that are shown by a few images.")
     return " ".join(parts)
-
-
-def pair(each: Sequence[float]) -> tuple[float, float]:
-    """Return mean and deviation of numbers."""
-    return fmean(each), stdev(each) if len(each) > 1 else 0.0

@@ -360,7 +360,7 @@ def _findings(
     tests: dict[int, float],
     sets: list[DistilledSet],
 ) -> Findings:
-    whole, texts = rankings[-1], [net_text(net) for net in nets]
+    whole = rankings[-1]
     top = best(whole.means, app.top)
     correlations = [
         (spearman(r.means, whole.means), spearman([r.means[i] for i in top], [whole.means[i] for i in top]))
@@ -372,51 +372,49 @@ def _findings(
     ]
     titles = sized(bench.config.methods)
     few = " drawn from the grid" if app.sample else ""
+    notes = [(__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip()]
+    if impossible:
+        notes.append(f"{impossible} networks of the grid halve such images more often than can be, and were left out.")
     return Findings(
         title=f"{bench.config.name}: architecture search",
         lead=f"{len(nets)} networks{few}, each trained {bench.config.evaluate.repeats} times on every proxy and once on the "
         "whole training split, and compared on images held out of it.",
-        grids=(
-            Grid(
-                title="How well proxies rank networks",
-                columns=(
-                    "Proxy",
-                    "images",
-                    "bytes",
-                    "seconds",
-                    "correlation",
-                    f"of best {len(top)}",
-                    "picked",
-                    "test, %",
-                ),
-                rows=tuple(rows),
-                note="Spearman's rank correlation with the ranking by training on the whole set. Seconds are those of all "
-                "trainings one after the other. The network picked, trained on the whole set, is scored on the test split.",
-            ),
-            *_maps(app, nets, rankings),
-        ),
+        grids=(_summary(rows, len(top)), *_maps(app, nets, rankings)),
         figures=(_scatter(rankings),),
         sheets=(
             Sheet(title="The sets", rows=tuple((t, ds.pixels().numpy()) for t, ds in zip(titles, sets, strict=True))),
         ),
-        notes=(
-            (__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),
-            *(
-                (f"{impossible} networks of the grid halve such images more often than can be, and were left out.",)
-                if impossible
-                else ()
-            ),
-        ),
-        values={
-            "candidates": texts,
-            "accuracy": {r.name: r.each for r in rankings},
-            "correlation": {
-                r.name: {"all": a, f"best {len(top)}": b} for r, (a, b) in zip(rankings, correlations, strict=True)
-            },
-            "picked": {r.name: {"net": texts[r.pick], "test": tests[r.pick]} for r in rankings},
-            "seconds": {r.name: r.seconds for r in rankings},
-        },
+        notes=tuple(notes),
+        values=_values(nets, rankings, correlations, len(top), tests),
     )
+
+
+def _summary(rows: list[tuple[Any, ...]], top: int) -> Grid:
+    columns = ("Proxy", "images", "bytes", "seconds", "correlation", f"of best {top}", "picked", "test, %")
+    return Grid(
+        title="How well proxies rank networks",
+        columns=columns,
+        rows=tuple(rows),
+        note="Spearman's rank correlation with the ranking by training on the whole set. Seconds are those of all trainings "
+        "one after the other. The network picked, trained on the whole set, is scored on the test split.",
+    )
+
+
+def _values(
+    nets: list[AnyNetConfig],
+    rankings: list[Ranking],
+    correlations: list[tuple[float | None, float | None]],
+    top: int,
+    tests: dict[int, float],
+) -> dict[str, Any]:
+    texts, pairs = [net_text(net) for net in nets], zip(rankings, correlations, strict=True)
+    return {
+        "candidates": texts,
+        "accuracy": {r.name: r.each for r in rankings},
+        "correlation": {r.name: {"all": a, f"best {top}": b} for r, (a, b) in pairs},
+        "picked": {r.name: {"net": texts[r.pick], "test": tests[r.pick]} for r in rankings},
+        "seconds": {r.name: r.seconds for r in rankings},
+    }
 
 
 def _told(net: AnyNetConfig, app: SearchSection) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,11 @@ class Findings:
         """Return all but the images as plain data."""
         kept = {"title": self.title, "lead": self.lead, "notes": list(self.notes), "values": self.values}
         return {**kept, "grids": [asdict(grid) for grid in self.grids], "figures": [asdict(f) for f in self.figures]}
+
+
+def pair(each: Sequence[float]) -> tuple[float, float]:
+    """Return the mean of numbers, one or more, and their sample deviation, 0 of a single one: a cell of a `Grid`."""
+    return fmean(each), stdev(each) if len(each) > 1 else 0.0
 
 
 def cell_text(cell: Any, digits: int = 1) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from raydd.apps.titles import numbered
@@ -30,11 +29,6 @@ def protocol_of(bench: Bench, method: MethodConfig) -> str:
     """Return the protocol that a method's memories are scored by."""
     said = bench.config.evaluate.protocol
     return method.default_protocol if said == "auto" else said
-
-
-def pair(each: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample deviation, 0 of a single number."""
-    return fmean(each), stdev(each) if len(each) > 1 else 0.0
 
 
 def line(name: str, cells: Sequence[tuple[float, float]], first: int = 1) -> Line:

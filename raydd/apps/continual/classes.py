@@ -15,7 +15,7 @@ from typing import Any
 from numpy.random import RandomState
 
 from raydd.apps.bench import Bench
-from raydd.apps.continual.arms import BASELINES, line, pair, protocol_of, titles
+from raydd.apps.continual.arms import BASELINES, line, protocol_of, titles
 from raydd.apps.memory import Memory, bytes_of, check_within, remembered, together
 from raydd.config import MethodConfig
 from raydd.config.apps import ClassesSection
@@ -23,7 +23,7 @@ from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate import Accuracy
-from raydd.report.findings import Figure, Findings, Grid, Sheet
+from raydd.report.findings import Figure, Findings, Grid, Sheet, pair
 from raydd.store import Folder
 
 NOTES = (

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from raydd.apps.bench import Bench
-from raydd.apps.continual.arms import BASELINES, line, pair, titles
+from raydd.apps.continual.arms import BASELINES, line, titles
 from raydd.apps.continual.classes import cut, image_shape
 from raydd.apps.memory import bytes_of, check_within, real_set, remembered
 from raydd.config import MethodConfig
@@ -40,7 +40,7 @@ from raydd.data.views import View
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate.request import real_bytes
-from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
+from raydd.report.findings import Figure, Findings, Grid, Line, Sheet, pair
 from raydd.seeding import generator
 from raydd.store import Folder
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from raydd.apps.bench import Bench, need
-from raydd.apps.continual.arms import BASELINES, line, pair, titles
+from raydd.apps.continual.arms import BASELINES, line, titles
 from raydd.apps.continual.pupil import Course, Lesson, Pupil, Split, learn, widen
 from raydd.apps.memory import remembered
 from raydd.config.apps import TasksSection
@@ -31,7 +31,7 @@ from raydd.engine.job import facts_of, open_real
 from raydd.errors import ConfigError
 from raydd.evaluate.request import draws, real_bytes
 from raydd.packing import packed
-from raydd.report.findings import Figure, Findings, Grid, Sheet
+from raydd.report.findings import Figure, Findings, Grid, Sheet, pair
 from raydd.store import Folder
 
 NOTES = (
