@@ -7,19 +7,21 @@ from typing import Any, Literal
 from raydd.data.index import load_index, verify_shards
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError, IntegrityError
-from raydd.live import checkpoints, show_run, show_sweep
+from raydd.live import checkpoints, show_application, show_run, show_sweep
 from raydd.store import Folder, load_manifest, verify
 
-Kind = Literal["run", "sweep", "set", "shards"]
+Kind = Literal["run", "sweep", "application", "set", "shards"]
 
 
 def kind_of(url: str) -> Kind:
     """Tell what a URL holds.
 
     Raises:
-        DataError: When it is neither a run, a sweep, a distilled set nor packed shards.
+        DataError: When it is neither a run, a sweep, an application, a distilled set nor packed shards.
     """
     folder = Folder(url)
+    if folder.exists("app.json"):
+        return "application"
     if folder.exists("config.yaml"):
         return "run"
     if folder.exists("sweep.yaml"):
@@ -29,15 +31,22 @@ def kind_of(url: str) -> Kind:
     if folder.exists("manifest.json"):
         return "set"
     raise DataError(
-        f"expected a run, a distilled set or packed shards at {folder.url}, got none of them; check the URL"
+        f"expected a run, a sweep, an application, a distilled set or packed shards at {folder.url}, got none of them; "
+        "check the URL"
     )
 
 
 def show(url: str) -> dict[str, Any]:
-    """Return the facts of a run, a distilled set or shards."""
+    """Return the facts of a run, a sweep, an application, a distilled set or shards."""
     kind, folder = kind_of(url), Folder(url)
-    facts = {"run": show_run, "sweep": show_sweep, "set": _show_set, "shards": _show_shards}[kind](folder)
-    return {"kind": kind, "url": folder.url, **facts}
+    facts = {
+        "run": show_run,
+        "sweep": show_sweep,
+        "application": show_application,
+        "set": _show_set,
+        "shards": _show_shards,
+    }
+    return {"kind": kind, "url": folder.url, **facts[kind](folder)}
 
 
 def _show_set(folder: Folder) -> dict[str, Any]:
@@ -79,6 +88,9 @@ def problems(url: str) -> list[str]:
         return verify_shards(folder, load_index(folder))
     if kind == "set":
         return _set_problems(folder)
+    if kind == "application":
+        runs = folder.folder("runs")
+        return [problem for name in runs.folders() for problem in _run_problems(runs.folder(name))]
     if kind == "sweep":
         trials = [folder.folder("trials", name) for name in folder.folder("trials").folders() if name.isdigit()]
         found = [problem for trial in trials for problem in _run_problems(trial)]

@@ -39,7 +39,7 @@ from raydd.data.transforms import Transform
 from raydd.errors import DataError, IntegrityError, StoreError, UserError
 from raydd.functional.memory import recall
 from raydd.seeding import generator
-from raydd.store import Entry, Folder, commit, digest, from_json, load_manifest, read_content
+from raydd.store import Entry, Folder, Manifest, commit, digest, from_json, load_manifest, read_content
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -303,17 +303,9 @@ class DistilledSet:
             DataError: When there is none, or a lossy export of one, naming what was found instead.
             IntegrityError: When a file is missing, truncated or altered, naming it.
         """
-        folder = artifact_folder(url)
-        manifest = load_manifest(folder)
-        if manifest.meta.get("format") == LOSSY_FORMAT:
-            raise DataError(
-                f"expected a distilled set at {folder.url}, got a lossy export of one (--format folder); take the set itself, "
-                "or an export to webdataset or hf"
-            )
-        names = ("recipe.json", "data.safetensors")
-        files = [read_content(folder, name, manifest.entry(folder, name)) for name in names]
-        recipe = Recipe.from_json(from_json(files[0], f"{folder.url}/recipe.json"), folder.url)
-        tensors = tensors_from(files[1], f"{folder.url}/data.safetensors")
+        folder, manifest, recipe = described(url)
+        name = "data.safetensors"
+        tensors = tensors_from(read_content(folder, name, manifest.entry(folder, name)), f"{folder.url}/{name}")
         if recipe.transform_file is not None:
             transforms = transforms_folder(folder, recipe.transform_file)
             tensors |= read_transform(transforms, recipe.transform_file)
@@ -369,6 +361,25 @@ def artifact_folder(url: str) -> Folder:
         "its run is not finished; `raydd show` tells how far it is" if folder.exists("config.yaml") else "check the URL"
     )
     raise DataError(f"expected a distilled set at {folder.url}, got a folder without manifest.json; {hint}")
+
+
+def described(url: str) -> tuple[Folder, Manifest, Recipe]:
+    """Return the folder of the distilled set that a URL means, its manifest and its recipe; no tensors are read.
+
+    Raises:
+        DataError: When there is none, or a lossy export of one, naming what was found instead.
+        IntegrityError: When the recipe is missing, truncated or altered.
+    """
+    folder = artifact_folder(url)
+    manifest = load_manifest(folder)
+    if manifest.meta.get("format") == LOSSY_FORMAT:
+        raise DataError(
+            f"expected a distilled set at {folder.url}, got a lossy export of one (--format folder); take the set itself, "
+            "or an export to webdataset or hf"
+        )
+    name = "recipe.json"
+    data = read_content(folder, name, manifest.entry(folder, name))
+    return folder, manifest, Recipe.from_json(from_json(data, f"{folder.url}/{name}"), folder.url)
 
 
 def tensors_from(data: bytes, where: str) -> dict[str, Tensor]:

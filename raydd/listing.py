@@ -1,4 +1,4 @@
-"""The runs of a store, from their manifests, recipes and records alone: hundreds in seconds. No torch, no tensors."""
+"""The runs, sweeps and applications of a store, from manifests, recipes and records alone: hundreds in seconds. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from raydd.config import parse_yaml
 from raydd.errors import DataError, IntegrityError, UserError
-from raydd.live import life
+from raydd.live import application_status, life
 from raydd.store import Folder, from_json, load_manifest, read_verified
 from raydd.text import is_number
 
@@ -43,7 +43,7 @@ class Wanted:
 def runs(
     store: str, wanted: Wanted | None = None, sort: Sort = "name", *, recipes: bool = False
 ) -> list[dict[str, Any]]:
-    """Return facts about the runs of a store.
+    """Return facts about the runs of a store, its sweeps and applications among them.
 
     Of a finished run four small files are read: the manifest and recipe of its set, `status.json` and `evaluation.json`.
     Of one that is not wanted the recipe is all. A run that is damaged is told with state `damaged` and the `problem`; it
@@ -56,8 +56,9 @@ def runs(
         recipes: Whether `config`, the whole config as plain data, is told as well.
 
     Returns:
-        Dicts with `name`, `url` and `state`, and as far as known `method`, `dataset`, `ipc`, `bytes` (of the set's tensors),
-        `accuracy` (percent by what was trained on), `std`, `protocol`, `net`, and what `status.json` tells.
+        Dicts with `name`, `url`, `state` and `kind` (run, sweep or application), and as far as known `method`, `dataset`,
+        `ipc`, `bytes` (of the set's tensors), `accuracy` (percent by what was trained on), `std`, `protocol`, `net`, and what
+        `status.json` tells.
     """
     folder, wanted = Folder(store), wanted or Wanted()
     with ThreadPoolExecutor(1 if folder.is_local else THREADS) as pool:
@@ -82,12 +83,16 @@ def _sorted(listed: list[dict[str, Any]], sort: Sort) -> list[dict[str, Any]]:
 
 def _told(run: Folder, wanted: Wanted) -> dict[str, Any] | None:
     """Return what is known of a folder; None where it is no run, or not wanted."""
-    facts: dict[str, Any] = {"name": run.name, "url": run.url}
+    facts: dict[str, Any] = {"name": run.name, "url": run.url, "kind": "run"}
     try:
         made = _made(run)
         if made is None or not wanted.has(made):
             return None
-        return facts | made | _status(run) | _scores(run)
+        if made.get("kind") == "application":
+            return facts | made | application_status(run)
+        status = _status(run)
+        kind = {"kind": "sweep"} if "trials" in status else {}
+        return facts | made | status | kind | _scores(run)
     except DataError as error:
         return {**facts, "state": "damaged", "problem": str(error)} if wanted == Wanted() else None
 
@@ -108,17 +113,22 @@ def _made(run: Folder) -> dict[str, Any] | None:
     return {**_of_config(recipe["config"]), **more, "bytes": data.size if data else None}
 
 
-def _planned(run: Folder) -> dict[str, Any] | None:
-    where = f"{run.url}/config.yaml"
-    try:
-        config = parse_yaml(run.read_bounded("config.yaml", 1 << 20).decode(errors="replace"), where)
-    except FileNotFoundError:
-        return None
-    except IntegrityError:
-        raise
-    except UserError as error:
-        raise IntegrityError(str(error)) from None
-    return _of_config(config if isinstance(config, dict) else {})
+def _planned(folder: Folder) -> dict[str, Any] | None:
+    """Return what a run, a sweep or an application is to make, by its config; None where there is none."""
+    for name in ("config.yaml", "sweep.yaml"):
+        try:
+            text = folder.read_bounded(name, 1 << 20).decode(errors="replace")
+        except FileNotFoundError:
+            continue
+        try:
+            config = parse_yaml(text, f"{folder.url}/{name}")
+        except IntegrityError:
+            raise
+        except UserError as error:
+            raise IntegrityError(str(error)) from None
+        kind = "sweep" if name == "sweep.yaml" else "application" if folder.exists("app.json") else "run"
+        return {**_of_config(config if isinstance(config, dict) else {}), "kind": kind}
+    return None
 
 
 def _of_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -180,5 +190,10 @@ def lines(listed: Sequence[dict[str, Any]]) -> list[str]:
 def _line(facts: dict[str, Any]) -> str:
     accuracy = ", ".join(f"{of} {mean}" for of, mean in facts.get("accuracy", {}).items())
     what = f"{facts.get('method', '-')} {facts.get('dataset', '-')} ipc {facts.get('ipc', '-')}"
-    done = f"{facts.get('round', 0):>7}/{facts.get('rounds', '?'):<7}"
-    return f"{facts['name']:30} {facts['state']:10} {done} {what:26} {accuracy}".rstrip()
+    if facts["kind"] == "sweep":
+        done = f"{facts.get('ended', 0)}/{facts.get('trials', '?')} trials"
+    else:
+        done = f"{facts.get('round', 0)}/{facts.get('rounds', '?')}"
+    if facts["kind"] == "application":
+        return f"{facts['name']:30} {facts['state']:10} {facts.get('application')} on {facts.get('dataset', '-')}"
+    return f"{facts['name']:30} {facts['state']:10} {done:>15} {what:26} {accuracy}".rstrip()

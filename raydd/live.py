@@ -53,6 +53,22 @@ def show_sweep(sweep: Folder) -> dict[str, Any]:
     return status
 
 
+def show_application(folder: Folder) -> dict[str, Any]:
+    """Return an application's kind and state (as of a run), and once it is finished its page and its `findings`."""
+    facts = application_status(folder)
+    if facts["state"] != "finished":
+        return facts
+    return {**facts, "report": f"{folder.url}/report.html", "findings": folder.record("results.json").get("findings")}
+
+
+def application_status(folder: Folder) -> dict[str, Any]:
+    """Return an application's kind and state; nothing of what it found is read."""
+    facts = {"application": folder.record("app.json").get("kind")}
+    if folder.exists("results.json"):
+        return {**facts, "state": "finished"}
+    return {**facts, **life(folder, {"state": "running"})}
+
+
 def life(run: Folder, status: dict[str, Any]) -> dict[str, Any]:
     """Return state and age of the last sign of life of a run that is not finished."""
     sign = sign_of_life(run.folder("lease"))

@@ -61,7 +61,7 @@ def packed_at(source: str, shards: str, split: str, size: int | None) -> str:
 def _short(root: str) -> str:
     if not root:
         return ""
-    plain = root if "://" in root or root.startswith("{") else str(Path(root).resolve())
+    plain = root if "://" in root or root.startswith("{") else os.path.abspath(root)
     called = "" if root.startswith("{") else f"{Path(root).name}-"
     return f"{called}{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
 

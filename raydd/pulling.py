@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from raydd.distilled import DistilledSet, artifact_folder, transform_entry, transforms_folder
+from raydd.distilled import DistilledSet, described, transform_entry, transforms_folder
 from raydd.errors import DataError, IntegrityError
-from raydd.store import Entry, Folder, commit, load_manifest, read_content, read_entry
+from raydd.store import Entry, Folder, commit, read_content, read_entry
+
+# A file that is wanted: where it is, its name there, and what it must be.
+_Origin = tuple[Folder, str, Entry]
 
 
-def pull(url: str, dest: str) -> str:
+def pull(url: str, dest: str, progress: Callable[[int, int], None] | None = None) -> str:
     """Copy a distilled set, with the transform it needs, to another folder.
 
     Files come by way of this machine's cache (`raydd.store.content`); once all are there and right they appear in the folder,
@@ -19,6 +22,7 @@ def pull(url: str, dest: str) -> str:
         url: A run, or a distilled set.
         dest: A new or empty folder, one that a pull of the same set was interrupted in, or one with a distilled set, which
             is replaced.
+        progress: Is called with the bytes that are here, and all of them.
 
     Returns:
         The folder's URL.
@@ -27,16 +31,19 @@ def pull(url: str, dest: str) -> str:
         DataError: When there is no distilled set at `url`, or `dest` holds something else.
         IntegrityError: When a file is missing or was altered; `dest` is left as it was.
     """
-    source, target = artifact_folder(url), Folder(dest)
-    manifest = load_manifest(source)
-    recipe = DistilledSet.load(source.url).recipe
+    (source, manifest, recipe), target = described(url), Folder(dest)
     origins = {name: (source, name, entry) for name, entry in manifest.files.items()}
     if recipe.transform_file is not None:
         transforms = transforms_folder(source, recipe.transform_file)
         name, entry = transform_entry(transforms, recipe.transform_file)
         origins.setdefault(f"transforms/{name}", (transforms, name, entry))
     entries = {name: entry for name, (_, _, entry) in origins.items()}
-    _copy(target, origins, there=_there(target, entries))
+    there = _there(target, entries)
+    # All is fetched and checked before anything is replaced: what lies there stays whole if this cannot be.
+    fetched = _fetched({name: origin for name, origin in origins.items() if name not in there}, progress)
+    DistilledSet.load(source.url)
+    for name, data in fetched.items():
+        target.write(name, data)
     commit(target, {}, entries=entries, meta=manifest.meta)
     return target.url
 
@@ -65,9 +72,13 @@ def _right(target: Folder, entries: dict[str, Entry]) -> Iterator[str]:
         yield name
 
 
-def _copy(target: Folder, origins: dict[str, tuple[Folder, str, Entry]], *, there: set[str]) -> None:
-    # All is fetched and checked before anything is replaced: what lies there stays whole if this cannot be.
-    missing = {name: origin for name, origin in origins.items() if name not in there}
-    fetched = {name: read_content(*origin) for name, origin in missing.items()}
-    for name, data in fetched.items():
-        target.write(name, data)
+def _fetched(origins: dict[str, _Origin], progress: Callable[[int, int], None] | None) -> dict[str, bytes]:
+    """Return the contents of files, checked."""
+    total, done, fetched = sum(entry.size for _, _, entry in origins.values()), 0, {}
+    for name, (folder, source, entry) in origins.items():
+        before = done
+        fetched[name] = read_content(
+            folder, source, entry, None if progress is None else lambda have, b=before: progress(b + have, total)
+        )
+        done += entry.size
+    return fetched

@@ -52,6 +52,10 @@ class Terminal:
         """Show images written."""
         self._show("exporting", done, total, "images")
 
+    def pulling(self, done: int, total: int) -> None:
+        """Show what was fetched."""
+        self._show("pulling", -(-done // 1000), -(-total // 1000), "kB")
+
     def sweeping(self, done: int, total: int, far: str) -> None:
         """Show trials that have ended."""
         self._show("sweeping", done, total, f"trials, {far}", "trials")

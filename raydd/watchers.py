@@ -30,6 +30,10 @@ class Watcher(Protocol):
         """Images written in another format."""
         ...
 
+    def pulling(self, done: int, total: int) -> None:
+        """Bytes of a distilled set fetched."""
+        ...
+
     def sweeping(self, done: int, total: int, far: str) -> None:
         """Trials that have ended, and what the best of them reached."""
         ...
@@ -59,6 +63,9 @@ class Silent:
         """Ignore it."""
 
     def exporting(self, done: int, total: int) -> None:
+        """Ignore it."""
+
+    def pulling(self, done: int, total: int) -> None:
         """Ignore it."""
 
     def sweeping(self, done: int, total: int, far: str) -> None:

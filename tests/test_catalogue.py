@@ -7,9 +7,10 @@ import pytest
 
 from raydd.catalogue import kind_of, problems, show
 from raydd.data.pack import pack
-from raydd.errors import DataError
+from raydd.errors import DataError, IntegrityError
 from raydd.evaluate import Accuracy
-from raydd.listing import runs
+from raydd.listing import Wanted, lines, runs
+from raydd.report.findings import Findings, Grid, read_grids
 from raydd.store import Folder, commit, digest
 from tests.data.makers import pixels, write_folder
 from tests.sets import large_zca, make_set
@@ -53,9 +54,51 @@ def test_runs_of_a_store(store: Folder) -> None:
     store.folder("c").write("config.yaml", b"")
     store.folder("other").write("notes.txt", b"")
     listed = list(runs(store.url))
+    assert {run["kind"] for run in listed} == {"run"}
     assert [(run["name"], run["state"]) for run in listed] == [("a", "running"), ("b", "finished"), ("c", "starting")]
     assert listed[1]["accuracy"] == {"random": 55.0, "distilled": 83.26}
     assert list(runs(store.folder("none").url)) == []
+
+
+def make_application(folder: Folder, findings: object) -> None:
+    folder.write("config.yaml", b"name: x\ndata: {train: digits}\n")
+    folder.write_json("app.json", {"kind": "adapt", "hash": "0"})
+    if findings is not None:
+        folder.write_json("results.json", {"kind": "adapt", "findings": findings})
+
+
+def test_sweeps_and_applications_are_listed_and_shown(store: Folder) -> None:
+    make_run(store.folder("run"))
+    make_application(store.folder("going"), None)
+    grid = Grid(title="Scores", columns=("on", "%"), rows=(("dm", (90.4, 0.9)), ("random", None)))
+    make_application(store.folder("done"), Findings(title="t", lead="l", grids=(grid,), values={"x": 1}).to_json())
+    store.folder("sweep").write("sweep.yaml", b"method: {name: dm}\n")
+    store.folder("sweep").write_json("status.json", {"state": "running", "ended": 3, "trials": 10})
+    store.folder("new").write("sweep.yaml", b"method: {name: dm}\n")
+    listed = {facts["name"]: facts for facts in runs(store.url)}
+    assert {name: (facts["kind"], facts["state"]) for name, facts in listed.items()} == {
+        "done": ("application", "finished"),
+        "going": ("application", "running"),
+        "new": ("sweep", "starting"),
+        "run": ("run", "finished"),
+        "sweep": ("sweep", "running"),
+    }
+    assert [facts["name"] for facts in runs(store.url, Wanted(method="dm"))] == ["new", "sweep"]
+    assert [" ".join(line.split()) for line in lines([listed["done"]])] == ["done finished adapt on digits"]
+    assert "3/10 trials" in lines([listed["sweep"]])[0]
+    assert (kind_of(store.folder("done").url), problems(store.folder("done").url)) == ("application", [])
+    assert show(store.folder("going").url)["state"] == "running"
+    assert show(store.folder("done").url)["findings"]["values"] == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    "findings", [{}, [], {"grids": 3}, {"grids": [{"title": "x", "columns": ["a"], "rows": [[{}]]}]}]
+)
+def test_altered_findings_are_not_shown(findings: object) -> None:
+    with pytest.raises(
+        IntegrityError, match=r"^here: expected the tables of an application, got something else; delete"
+    ):
+        read_grids(findings, "here")
 
 
 def test_what_a_url_holds(store: Folder, shards: Folder) -> None:
@@ -63,7 +106,7 @@ def test_what_a_url_holds(store: Folder, shards: Folder) -> None:
     assert kind_of(store.folder("a").url) == "run"
     assert kind_of(store.folder("a", "distilled").url) == "set"
     assert kind_of(shards.url) == "shards"
-    with pytest.raises(DataError, match=r"expected a run, a distilled set or packed shards at .*, got none of them"):
+    with pytest.raises(DataError, match=r"expected a run, a sweep, an application, a .*, got none of them"):
         kind_of(store.url)
 
 

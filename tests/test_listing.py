@@ -53,7 +53,7 @@ def operations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_four_small_files_a_run(many: Path, operations: list[str]) -> None:
     listed = runs(str(many))
     assert [facts["name"] for facts in listed] == [f"run-{i:03d}" for i in range(COUNT)]
-    assert len(operations) <= 4 * COUNT + 3
+    assert len(operations) <= 4 * COUNT + 4
     assert not [line for line in operations if "safetensors" in line or "preview" in line]
     assert listed[7] == {
         **{"name": "run-007", "url": f"{many}/run-007", "state": "finished", "method": "frepo", "dataset": "mnist"},
@@ -68,7 +68,7 @@ def test_of_runs_that_are_not_wanted_the_recipe_is_all(many: Path, operations: l
     assert {(facts["method"], facts["ipc"], facts["dataset"]) for facts in listed} == {("dm", 10, "cifar10")}
     accuracies = [facts["accuracy"]["distilled"] for facts in listed]
     assert accuracies == sorted(accuracies, reverse=True)
-    assert len(operations) <= 2 * COUNT + 2 * len(listed) + 3
+    assert len(operations) <= 2 * COUNT + 2 * len(listed) + 4
 
 
 def test_orders(tmp_path: Path) -> None:

@@ -38,8 +38,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
 
 def test_a_pulled_set_stands_alone(store: Folder, tmp_path: Path) -> None:
     make_run(store.folder("a"))
-    copy = pull(store.folder("a").url, str(tmp_path / "here/copy"))
+    heard: list[tuple[int, int]] = []
+    copy = pull(store.folder("a").url, str(tmp_path / "here/copy"), lambda done, total: heard.append((done, total)))
     assert copy == str(tmp_path / "here/copy")
+    whole = sum(len(data) for name, data in tree(tmp_path / "here/copy").items() if name != "manifest.json")
+    assert heard == sorted(heard)
+    assert heard[-1] == (whole, whole)
     store.delete(*store.list())
     again = DistilledSet.load(copy)
     assert torch.equal(again.pixels(), random_pixels(8, 3, 16))
@@ -197,7 +201,7 @@ def test_killed_in_the_midst_of_a_file(
 
     proxy.fault = kills
     program = subprocess.Popen([*raydd_command, "pull", source.url, str(dest)], stderr=subprocess.PIPE)
-    assert program.communicate(timeout=200)[1] == b""
+    assert re.fullmatch(rb"pulling: \d/25177 kB\n", program.communicate(timeout=200)[1])
     assert program.returncode == -9
     assert not dest.exists()
     proxy.fault = lambda method, path: None

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from raydd.cli.printing import print_json, print_line
+from raydd.cli.printing import print_grid, print_json, print_line
 from raydd.cli.words import ConfigFile, Json, Overrides, Resume, app
 from raydd.config import APPS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @app.command(name="app")
@@ -30,6 +27,7 @@ def application(
         raise UserError(f"KIND must be one of {', '.join(APPS)}, got {kind!r}")
     said = load_model(APPS[kind], config, overrides or ())
     from raydd.apps import run_application
+    from raydd.report.findings import read_grids
     from raydd.terminal import Terminal
 
     terminal = Terminal()
@@ -40,29 +38,7 @@ def application(
     if as_json:
         print_json({"app": kind, "folder": done.url, "report": done.report, **done.findings["values"]})
         return
-    for grid in done.findings["grids"]:
+    for grid in read_grids(done.findings, f"{done.url}/results.json"):
         print_grid(grid)
+        print_line("")
     print_line(f"report    {done.report}")
-
-
-def print_grid(grid: dict[str, Any]) -> None:
-    """Write one table of what an application found."""
-    from raydd.report.findings import cell_text
-
-    cells = [[tuple(cell) if isinstance(cell, list) else cell for cell in row] for row in grid["rows"]]
-    texts = [["".join(cell_text(cell, grid["digits"])) for cell in row] for row in cells]
-    print_line(grid["title"])
-    for line in aligned([list(grid["columns"]), *texts]):
-        print_line(f"  {line}")
-    print_line("")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of text with their columns one below the other, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
-        ).rstrip()
-        for row in rows
-    ]

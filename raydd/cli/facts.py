@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from raydd.cli.printing import print_facts, print_json, print_line, print_list
+from raydd.cli.printing import print_facts, print_grid, print_json, print_line, print_list
 from raydd.cli.words import AnyUrl, Json, app
 
 
@@ -29,7 +29,7 @@ def ls(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the runs of a store; reads manifests, recipes and records only."""
+    """List the runs, sweeps and applications of a store; reads manifests, recipes and records only."""
     from raydd.errors import UserError
     from raydd.listing import Wanted, lines, runs
 
@@ -54,14 +54,22 @@ def ls(
 
 @app.command()
 def show(url: AnyUrl, as_json: Json = False) -> None:
-    """Show the facts of a run (also while it goes on), a distilled set, or packed shards."""
+    """Show the facts of a run, a sweep or an application (also while it goes on), a distilled set, or packed shards."""
     from raydd.catalogue import show as run
     from raydd.live import run_lines
 
     facts = run(url)
-    if facts["kind"] == "run" and not as_json:
-        facts = {"url": facts["url"], **dict(run_lines(facts))}
-    print_facts(facts, as_json)
+    if as_json:
+        print_json(facts)
+        return
+    findings = facts.pop("findings", None)
+    print_facts({"url": facts["url"], **dict(run_lines(facts))} if facts["kind"] == "run" else facts, as_json)
+    if findings is not None:
+        from raydd.report.findings import read_grids
+
+        for grid in read_grids(findings, f"{facts['url']}/results.json"):
+            print_line("")
+            print_grid(grid)
 
 
 @app.command()

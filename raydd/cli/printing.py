@@ -7,9 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from raydd.evaluate import Accuracy
+    from raydd.report.findings import Grid
 
 
 def print_line(text: str) -> None:
@@ -84,3 +85,24 @@ def _particulars(a: Accuracy) -> Iterator[str]:
         yield "augmented" if a.augment else "not augmented"
     if a.labels == "soft":
         yield "soft labels"
+
+
+def print_grid(grid: Grid) -> None:
+    """Write one table of what an application found."""
+    from raydd.report.findings import cell_text
+
+    texts = [["".join(cell_text(cell, grid.digits)) for cell in row] for row in grid.rows]
+    print_line(grid.title)
+    for line in aligned([grid.columns, *texts]):
+        print_line(f"  {line}")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text with their columns one below the other, the first to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in rows
+    ]

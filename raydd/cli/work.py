@@ -238,8 +238,14 @@ def pull(
 ) -> None:
     """Copy a distilled set, with all that it needs, to another folder; every byte is checked, and goes on if interrupted."""
     from raydd.pulling import pull as run
+    from raydd.terminal import Terminal
 
-    print_facts({"set": run(url, dest)}, as_json)
+    terminal = Terminal()
+    try:
+        pulled = run(url, dest, terminal.pulling)
+    finally:
+        terminal.close()
+    print_facts({"set": pulled}, as_json)
 
 
 @app.command()

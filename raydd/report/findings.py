@@ -8,6 +8,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from raydd.errors import IntegrityError
+
+Cell = str | int | float | tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +30,7 @@ class Grid:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     heat: bool = False
     digits: int = 1
@@ -94,12 +99,29 @@ class Findings:
         return {**kept, "grids": [asdict(grid) for grid in self.grids], "figures": [asdict(f) for f in self.figures]}
 
 
+_GRIDS = TypeAdapter(tuple[Grid, ...])
+
+
+def read_grids(findings: Any, where: str) -> tuple[Grid, ...]:
+    """Return the tables of findings that are plain data.
+
+    Raises:
+        IntegrityError: When they were altered, or are an older release's.
+    """
+    try:
+        return _GRIDS.validate_python(findings["grids"] if isinstance(findings, dict) else None)
+    except (KeyError, ValidationError):
+        raise IntegrityError(
+            f"{where}: expected the tables of an application, got something else; delete it and repeat"
+        ) from None
+
+
 def pair(each: Sequence[float]) -> tuple[float, float]:
     """Return the mean of numbers, one or more, and their sample deviation, 0 of a single one: a cell of a `Grid`."""
     return fmean(each), stdev(each) if len(each) > 1 else 0.0
 
 
-def cell_text(cell: Any, digits: int = 1) -> tuple[str, str]:
+def cell_text(cell: Cell, digits: int = 1) -> tuple[str, str]:
     """Return a cell of a `Grid` as text, and what stands behind it in small letters; `digits` are those of a mean."""
     match cell:
         case None:

@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,6 +33,8 @@ STALL_S = 60.0  # how long a fetch of another process may rest before it is done
 _POLL_S = 0.05
 _PART = ".part"
 _log = logging.getLogger("raydd")
+# Is called with the bytes of a file that are here by now.
+Told = Callable[[int], None]
 
 
 def cache_folder() -> Path:
@@ -42,7 +44,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raydd"
 
 
-def read_content(folder: Folder, name: str, entry: Entry) -> bytes:
+def read_content(folder: Folder, name: str, entry: Entry, told: Told | None = None) -> bytes:
     """Return the contents of a file, checked: a local one as it stands, any other by way of this machine's cache.
 
     Never are more than the entry's bytes fetched. Where the cache cannot be used the file is read without it.
@@ -51,25 +53,31 @@ def read_content(folder: Folder, name: str, entry: Entry) -> bytes:
         folder: Where the file is.
         name: The file.
         entry: What it must be.
+        told: Is called with the bytes that are here, whenever there are more of them.
 
     Raises:
         IntegrityError: The file is missing, truncated or altered.
         StoreError: The store failed.
         DataError: It is larger than the memory that is free; nothing is read then.
     """
+    told = told or _silent
     if folder.is_local:
-        return read_entry(folder, name, entry)
+        data = read_entry(folder, name, entry)
+        told(entry.size)
+        return data
     check_fits(f"{folder.url}/{name}", entry.size)
     root = cache_folder() / "content"
     try:
-        return _read(folder, name, entry, root)
+        data = _read(folder, name, entry, root, told)
     except OSError as error:
         # Of the cache alone: what the store lacks or refuses is told by other errors.
         _log.warning("%s is not kept on this machine: %s; RAYDD_CACHE names another folder", name, error)
-        return read_entry(folder, name, entry)
+        data = read_entry(folder, name, entry)
+    told(entry.size)
+    return data
 
 
-def _read(folder: Folder, name: str, entry: Entry, root: Path) -> bytes:
+def _read(folder: Folder, name: str, entry: Entry, root: Path, told: Told) -> bytes:
     root.mkdir(parents=True, exist_ok=True)
     part = root / (entry.sha256 + _PART)
     grown, since = -1, time.monotonic()
@@ -79,7 +87,7 @@ def _read(folder: Folder, name: str, entry: Entry, root: Path) -> bytes:
                 # Another process may have come to the end in between.
                 data = _kept(root, entry)
                 if data is None:
-                    data = _fetch(folder, name, entry, file, part)
+                    data = _fetch(folder, name, entry, file, part, told)
                     with contextlib.suppress(OSError):  # others' files in a shared cache
                         _drop_old(root)
                 else:
@@ -87,6 +95,7 @@ def _read(folder: Folder, name: str, entry: Entry, root: Path) -> bytes:
                 return data
         if (size := _size(part)) != grown:
             grown, since = size, time.monotonic()
+            told(max(0, size))
         elif time.monotonic() - since > STALL_S:
             part = root / f"{entry.sha256}.{secrets.token_hex(8)}{_PART}"
         else:
@@ -124,15 +133,15 @@ def _claim(part: Path) -> BinaryIO | None:
     return None
 
 
-def _fetch(folder: Folder, name: str, entry: Entry, file: BinaryIO, part: Path) -> bytes:
+def _fetch(folder: Folder, name: str, entry: Entry, file: BinaryIO, part: Path, told: Told) -> bytes:
     """Fetch what a part lacks, give the whole its name, and return its contents."""
     have = os.fstat(file.fileno()).st_size
     have = have - have % RANGE_BYTES if have <= entry.size else 0
     try:
-        data = _completed(folder, name, entry, file, have)
+        data = _completed(folder, name, entry, file, have, told)
         if have and digest(data) != entry:
             # What lay there was damaged: now without it.
-            data = _completed(folder, name, entry, file, 0)
+            data = _completed(folder, name, entry, file, 0, told)
         if (found := digest(data)) != entry:
             where = f"{folder.url}/{name}"
             raise IntegrityError(
@@ -147,13 +156,14 @@ def _fetch(folder: Folder, name: str, entry: Entry, file: BinaryIO, part: Path) 
     return data
 
 
-def _completed(folder: Folder, name: str, entry: Entry, file: BinaryIO, have: int) -> bytes:
+def _completed(folder: Folder, name: str, entry: Entry, file: BinaryIO, have: int, told: Told) -> bytes:
     """Fetch a file's bytes from `have` on, and return all of it."""
     file.truncate(have)
     file.seek(have)
     for data in _ranges(folder, name, entry, have):
         file.write(data)
         file.flush()
+        told(file.tell())
     file.seek(0)
     return file.read()
 
@@ -200,6 +210,10 @@ def _drop(path: Path) -> bool:
     with file:
         path.unlink(missing_ok=True)
     return True
+
+
+def _silent(_have: int) -> None:
+    """Hear how many bytes are here, and say nothing."""
 
 
 def _size(path: Path) -> int:

@@ -319,10 +319,13 @@ def ended(outcome: Outcome) -> str:
         (["evaluate", "runs/a", "--test", "none"], "{work}/none: expected packed shards with index.json, got none"),
         (["evaluate", "none", "--test", "{test}"], "expected a distilled set at {work}/none, got a folder without"),
         (["evaluate", "{test}", "--test", "{test}"], "expected a distilled set at {test}, got packed shards of real"),
-        (["show", "none"], "expected a run, a distilled set or packed shards at {work}/none, got none of them; check"),
+        (
+            ["show", "none"],
+            "expected a run, a sweep, an application, a distilled set or packed shards at {work}/none, got none of them; check",
+        ),
         (
             ["verify", "none"],
-            "expected a run, a distilled set or packed shards at {work}/none, got none of them; check",
+            "expected a run, a sweep, an application, a distilled set or packed shards at {work}/none, got none of them; check",
         ),
         (["report", "none"], "expected a run at {work}/none, got no config.yaml there; check the URL"),
         (["pull", "none", "x"], "expected a distilled set at {work}/none, got a folder without manifest.json; check"),

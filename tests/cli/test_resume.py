@@ -81,7 +81,9 @@ def test_interrupted_while_packing(work: Path) -> None:
     stopped = program.wait()
     assert (stopped.code, "index.json" in tree(work / "packed")) == (130, False)
     mistake = command(work, "show", "packed").mistake
-    assert mistake.startswith(f"raydd: expected a run, a distilled set or packed shards at {work}/packed, got none")
+    assert mistake.startswith(
+        f"raydd: expected a run, a sweep, an application, a distilled set or packed shards at {work}/packed, got none"
+    )
     assert command(work, *words).code == 0
     assert command(work, "pack", "digits", "at-once", *words[3:]).code == 0
     assert tree(work / "packed") == tree(work / "at-once")

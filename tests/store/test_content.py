@@ -67,8 +67,18 @@ def test_fetched_once_whatever_the_url(there: Folder, root: Path, asked: list[tu
 
 def test_local_files_are_read_in_place(tmp_path: Path, root: Path) -> None:
     (tmp_path / "x").write_bytes(DATA)
-    assert read_content(Folder(tmp_path), "x", ENTRY) == DATA
+    heard: list[int] = []
+    assert read_content(Folder(tmp_path), "x", ENTRY, heard.append) == DATA
+    assert heard == [len(DATA)]
     assert not root.parent.exists()
+
+
+def test_how_much_has_come_is_told(there: Folder, root: Path) -> None:
+    root.mkdir(parents=True)
+    (root / f"{ENTRY.sha256}.part").write_bytes(DATA[:8000])
+    heard: list[int] = []
+    read_content(there, "x", ENTRY, heard.append)
+    assert heard == [9000, 10_000, 10_500, 10_500]
 
 
 def test_damage_in_the_cache_is_noticed(
