@@ -56,7 +56,14 @@ def test_four_small_files_a_run(many: Path, operations: list[str]) -> None:
     assert len(operations) <= 4 * COUNT + 4
     assert not [line for line in operations if "safetensors" in line or "preview" in line]
     assert listed[7] == {
-        **{"name": "run-007", "url": f"{many}/run-007", "state": "finished", "method": "frepo", "dataset": "mnist"},
+        **{
+            "name": "run-007",
+            "url": f"{many}/run-007",
+            "kind": "run",
+            "state": "finished",
+            "method": "frepo",
+            "dataset": "mnist",
+        },
         **{"ipc": 10, "bytes": 993, "accuracy": {"random": 33.25, "distilled": 68.5}, "std": 1.25, "repeats": 5},
         **{"protocol": "dsa", "net": "convnet", "round": 100, "rounds": 100, "seconds": 67.0, "workers": 2},
     }
