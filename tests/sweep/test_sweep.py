@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
 import raydd
@@ -30,6 +32,9 @@ LONG = 240
 # Two short trials come first, then two long ones.
 SPACE = {"method.rounds": {"grid": [4, LONG]}, "method.ipc": {"grid": [1, 2]}}
 DEADLINE_S = 240.0
+# What the driver of a sweep has in its environment; it needs none of them.
+HUSH = f"hush{secrets.token_hex(8)}"
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "RAYDD_TEST_SECRET")
 
 
 class Heard(Silent):
@@ -52,7 +57,7 @@ def killed_in_the_middle(raw: dict[str, Any], folder: Path, command: list[str], 
     at = Folder(str(folder / "runs/s"))
     with subprocess.Popen(
         [*command, "sweep", str(folder / "c.yaml")],
-        env={**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "RAY_ADDRESS": address, "OMP_NUM_THREADS": "1", **dict.fromkeys(SECRETS, HUSH)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as driver:
@@ -69,6 +74,13 @@ def killed_in_the_middle(raw: dict[str, Any], folder: Path, command: list[str], 
     return known
 
 
+def session_files() -> dict[str, bytes]:
+    """What the running Ray has written so far: its logs, and what it set up for its jobs."""
+    (node,) = ray.nodes()
+    session = Path(node["ObjectStoreSocketName"]).parents[1]
+    return {str(path): path.read_bytes() for path in session.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
 def generations(at: Folder, trial: int) -> int:
     return len(at.folder("trials", f"{trial:04d}").list("lease/gen-"))
 
@@ -78,6 +90,9 @@ def test_a_killed_sweep_goes_on(
 ) -> None:
     raw = said(shards, tmp_path / "runs", space=SPACE, scores=3)
     before = killed_in_the_middle(raw, tmp_path, raydd_command, ray_address)
+    written = {**session_files(), **tree(tmp_path)}
+    assert any("/logs/" in name for name in written)
+    assert [name for name, data in written.items() if HUSH.encode() in data] == []
     at = Folder(str(tmp_path / "runs/s"))
     assert not at.exists("best.json"), "it was killed too late to show anything"
     finished = {index: trial for index, trial in before.items() if trial.state == "finished"}
