@@ -2,6 +2,7 @@
 # A Ray cluster on one machine, to try raydd's service on: a head and two worker nodes on loopback, with a token, and a store.
 #
 #   eval "$(bash cluster/laptop.sh up DIR)"    start them, their logs and pids below DIR; prints what to export
+#   eval "$(bash cluster/laptop.sh env DIR)"   in another shell: what `up` printed, once more
 #   bash cluster/laptop.sh down DIR            stop what `up` started, by its pids
 #
 # The store is whatever AWS_ENDPOINT_URL names; without it, moto's server (pip install 'moto[server]') stands in for S3. In
@@ -78,7 +79,13 @@ up() {
       --temp-dir="$dir/ray$i" --address="127.0.0.1:$gcs" --dashboard-agent-listen-port="${ports[4 + i]}"
   done
   for i in $(seq $NODES); do wait_for "node$i" is_up "node$i"; done
-  for name in "${told[@]}"; do printf 'export %s=%q\n' "$name" "${!name}"; done
+  # It holds the token; the umask keeps it from others.
+  for name in "${told[@]}"; do printf 'export %s=%q\n' "$name" "${!name}"; done | tee "$dir/env"
+}
+
+again() {
+  [ -e "$dir/env" ] || die "expected a cluster that is up in $dir, got none"
+  cat "$dir/env"
 }
 
 down() {
@@ -95,13 +102,15 @@ down() {
     kill -KILL -- "-$pid" 2>/dev/null || true
     rm -f "$file"
   done
+  rm -f "$dir/env"
 }
 
-[ $# = 2 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# = 2 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 case $1 in
   up) up ;;
+  env) again ;;
   down) down ;;
-  *) die "expected up or down, got $1" ;;
+  *) die "expected up, env or down, got $1" ;;
 esac

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_help_loads_neither_torch_nor_ray(words: list[str]) -> None:
 
 
 def test_the_installed_command(raydd_command: list[str], tmp_path: Path) -> None:
+    told = subprocess.run([*raydd_command, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert told.stdout == f"raydd {version('raydd')}\n"
     listed = subprocess.run([*raydd_command, "methods"], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert [line.split()[0] for line in listed.stdout.splitlines()] == list(methods())
     wrong = subprocess.run([*raydd_command, "distill", "no.yaml"], capture_output=True, text=True, cwd=tmp_path)
