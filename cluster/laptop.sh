@@ -13,6 +13,7 @@ umask 077
 
 NODES=2
 WAIT_S=120
+AGAIN=2
 
 die() { echo "laptop.sh: $*" >&2; exit 1; }
 
@@ -49,6 +50,22 @@ wait_for() {
   done
 }
 
+# Start worker node $1 of the cluster at port $2, its agent at port $3. A folder each: what a node thinks unused it deletes, job
+# files that another one still needs among it.
+node() {
+  begin "node$1" ray start --block --num-cpus=1 --object-store-memory=200000000 --node-ip-address=127.0.0.1 \
+    --temp-dir="$dir/ray$1" --address="127.0.0.1:$2" --dashboard-agent-listen-port="$3"
+}
+
+# Wait until a node is up, or known not to come; fail where it ended.
+came_up() {
+  for _ in $(seq $WAIT_S); do
+    is_up "$1" && return
+    kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null || return 1
+    sleep 1
+  done
+}
+
 is_up() { grep -q "Ray runtime started" "$dir/$1.log"; }
 
 up() {
@@ -74,11 +91,11 @@ up() {
   wait_for head is_up head
   wait_for head raydd jobs
   for i in $(seq $NODES); do
-    # A folder each: what a node thinks unused it deletes, job files that another one still needs among it.
-    begin "node$i" ray start --block --num-cpus=1 --object-store-memory=200000000 --node-ip-address=127.0.0.1 \
-      --temp-dir="$dir/ray$i" --address="127.0.0.1:$gcs" --dashboard-agent-listen-port="${ports[4 + i]}"
+    node "$i" "$gcs" "${ports[4 + i]}"
+    # Ray gives a node 30 s to start, which a busy machine may need more of.
+    for _ in $(seq $AGAIN); do came_up "node$i" || node "$i" "$gcs" "${ports[4 + i]}"; done
+    wait_for "node$i" is_up "node$i"
   done
-  for i in $(seq $NODES); do wait_for "node$i" is_up "node$i"; done
   # It holds the token; the umask keeps it from others.
   for name in "${told[@]}"; do printf 'export %s=%q\n' "$name" "${!name}"; done | tee "$dir/env"
 }
