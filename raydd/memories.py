@@ -10,12 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydd.config import NETS
 from raydd.distilled import QUERY, DistilledSet
 from raydd.errors import DataError, UserError
-from raydd.nets import apply, build, fresh_buffers
+from raydd.nets import NetState, apply, build, fresh_buffers
 
 
 def join(sets: Sequence[DistilledSet], classes: Sequence[str] | None = None) -> DistilledSet:
@@ -64,15 +64,26 @@ def ask(extras: Mapping[str, Tensor], net: Mapping[str, Any], x: Tensor) -> Tens
     Raises:
         UserError: When there is no query network.
     """
+    module, state = query_network(extras, net, (x.shape[1], x.shape[2], x.shape[3]))
+    with torch.no_grad():
+        return apply(module, state.params, state.buffers, x).softmax(1)
+
+
+def query_network(
+    extras: Mapping[str, Tensor], net: Mapping[str, Any], shape: tuple[int, int, int]
+) -> tuple[nn.Module, NetState]:
+    """Return the network that turns images into the logits of queries, and its numbers; see `ask`.
+
+    Raises:
+        UserError: When there is no query network.
+    """
     params = {name.removeprefix(QUERY): value for name, value in extras.items() if name.startswith(QUERY)}
     if not params:
         raise UserError(
             "recall by image needs a memory learned with method.address image, got one without a query network"
         )
-    shape = (x.shape[1], x.shape[2], x.shape[3])
     module = build(NETS[net["name"]].model_validate(dict(net)), shape, len(extras["addresses"]))
-    with torch.no_grad():
-        return apply(module, params, fresh_buffers(module), x).softmax(1)
+    return module, NetState(params, fresh_buffers(module))
 
 
 def _same_transform(one: DistilledSet, other: DistilledSet) -> bool:

@@ -13,22 +13,21 @@ evaluation; soft labels are taken as classes, except by DD's steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raydd.apps.arms import Arm, Trial, Way, read, titles
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered, renormalised
-from raydd.apps.titles import numbered
 from raydd.config import MethodConfig, read_net
 from raydd.config.apps import AdaptSection
 from raydd.config.net import AnyNetConfig
+from raydd.data.epochs import real_batches
 from raydd.data.index import load_index
-from raydd.data.plan import EpochPlan, class_batch
+from raydd.data.plan import class_batch
 from raydd.data.reader import RealData
 from raydd.data.sources import is_source
 from raydd.data.transforms import Transform
@@ -44,15 +43,12 @@ from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import train, train_on
 from raydd.nets import NetState, build, initialise
 from raydd.nets.stored import keep_network, list_networks, read_network
-from raydd.report.findings import Figure, Findings, Grid, Line, Sheet, pair
+from raydd.report.findings import Findings
 from raydd.seeding import derive, generator
 from raydd.store import Folder
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 WHOLE_BATCH = 256
-
-# In what way a network meets the target.
-Way = Literal["none", "set", "steps", "random", "whole", "scratch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,48 +96,6 @@ class Domains:
         return build(read_net(self.net), self.target().shape, len(self.classes))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """One network that meets the target.
-
-    Attributes:
-        way: How.
-        run: Which run, from 0.
-        network: Name of the network that was trained on the source.
-        per_class: Random real images a class.
-        images: float32 (N, C, H, W), normalised as the target is; of a set.
-        labels: int64 (N,), or float32 (N, classes) for learned steps.
-        steps: float32 (passes, steps), DD's step sizes.
-    """
-
-    way: Way
-    run: int
-    network: str
-    per_class: int = 0
-    images: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    steps: np.ndarray | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """A row of the table: what networks were adapted on.
-
-    Attributes:
-        name: For people.
-        kind: What rows of different numbers of images have in common.
-        images: How many.
-        stored: Their bytes.
-        trials: A network each.
-    """
-
-    name: str
-    kind: str
-    images: int
-    stored: int
-    trials: tuple[Trial, ...]
-
-
 def run(bench: Bench) -> Findings:
     """Return what networks of the source score on the target, adapted in different ways."""
     app = bench.config.app
@@ -153,7 +107,8 @@ def run(bench: Bench) -> Findings:
     arms = _arms(bench, domains, names, sets)
     found = bench.map(adapted, [trial for arm in arms for trial in arm.trials], domains)
     each = iter(found)
-    return _findings(bench, app, arms, [[next(each) for _ in arm.trials] for arm in arms], sets)
+    scores = [[next(each) for _ in arm.trials] for arm in arms]
+    return read(bench, app, arms, scores, sets, differs=(__doc__ or "").split("\n\n")[-1])
 
 
 def pretrain(domains: Domains, index: int) -> str:
@@ -164,12 +119,13 @@ def pretrain(domains: Domains, index: int) -> str:
     normal = Transform.from_parts({}, domains.source_normal).to(device)
     module = domains.module()
     state = initialise(module, generator(seed, "net"), device).channels_last()
-    plan = EpochPlan(seed, len(real), domains.pretraining.batch)
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids = plan.batch(step)
-        return normal(in_channels(real.images(ids), channels).to(device)), real.labels[ids].to(device)
-
+    batches = real_batches(
+        real,
+        domains.pretraining.batch,
+        seed,
+        image=lambda x: normal(in_channels(x, channels).to(device)),
+        target=lambda y: y.to(device),
+    )
     state = train_on(module, state, batches, len(real), domains.pretraining, seed=seed)
     return keep_network(Folder(domains.networks), state)
 
@@ -206,12 +162,9 @@ def _images(domains: Domains, trial: Trial, normal: Transform, seed: int) -> tup
 
 def _on_whole(domains: Domains, module: nn.Module, state: NetState, normal: Transform, seed: int) -> NetState:
     real, device = domains.target(), normal.mean.device
-    plan = EpochPlan(seed, len(real), domains.whole.batch)
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids = plan.batch(step)
-        return normal(real.images(ids).to(device)), real.labels[ids].to(device)
-
+    batches = real_batches(
+        real, domains.whole.batch, seed, image=lambda x: normal(x.to(device)), target=lambda y: y.to(device)
+    )
     return train_on(module, state, batches, len(real), domains.whole, seed=seed)
 
 
@@ -345,12 +298,6 @@ def _arms(bench: Bench, domains: Domains, names: list[str], sets: list[list[Dist
     return list({(arm.name, arm.images): arm for arm in arms}.values())
 
 
-def titles(methods: Sequence[MethodConfig]) -> list[str]:
-    """Return what tables call the methods: DD's sets with the networks that they are for."""
-    whose = {"fixed": ", known networks", "random": ", drawn networks"}
-    return numbered([f"{m.name}, ipc {m.ipc}{whose.get(str(getattr(m, 'net_init', '')), '')}" for m in methods])
-
-
 def _arm_of(method: MethodConfig, title: str, domains: Domains, names: list[str], made: list[DistilledSet]) -> Arm:
     trials = []
     for r, network in enumerate(names):
@@ -380,47 +327,3 @@ def _bytes(ds: DistilledSet) -> int:
     """Return a set's bytes; the network of a set for a known one is there already."""
     known = (value for name, value in ds.extras.items() if name.startswith(FIXED))
     return ds.storage_bytes - sum(value.numel() * value.element_size() for value in known)
-
-
-def _findings(
-    bench: Bench, app: AdaptSection, arms: list[Arm], found: list[list[float]], sets: list[list[DistilledSet]]
-) -> Findings:
-    pairs = [pair(each) for each in found]
-    rows = [(arm.name, arm.images, arm.stored, scored) for arm, scored in zip(arms, pairs, strict=True)]
-    turned = f", turned by {app.rotate:g} degrees" if app.rotate else ""
-    runs = bench.config.evaluate.repeats
-    called = titles(bench.config.methods)
-    shown = [(title, made[0].pixels().numpy()) for title, made in zip(called, sets, strict=True) if made]
-    return Findings(
-        title=f"{bench.config.name}: domain adaptation",
-        lead=f"{runs} networks trained on {app.source}{turned} meet {bench.config.data.train} through few of its images.",
-        grids=(
-            Grid(
-                title="Accuracy on the target",
-                columns=("Adapted on", "images", "bytes", "accuracy, %"),
-                rows=tuple(rows),
-                note="Percent of the target's test images, mean and deviation over networks; random images are drawn anew "
-                "for each.",
-            ),
-        ),
-        figures=_figures(arms, pairs, len(bench.classes)),
-        sheets=(Sheet(title="The sets", rows=tuple(shown)),) if shown else (),
-        notes=((__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip(),),
-        values={"accuracy": {arm.name: each for arm, each in zip(arms, found, strict=True)}},
-    )
-
-
-def _figures(arms: list[Arm], pairs: list[tuple[float, float]], classes: int) -> tuple[Figure, ...]:
-    """Return accuracy over images a class, where some kind of set comes in more than one size."""
-    kinds = list(dict.fromkeys(arm.kind for arm in arms if arm.kind not in ("none", "whole", "scratch")))
-    points = {
-        kind: sorted((a.images / classes, *p) for a, p in zip(arms, pairs, strict=True) if a.kind == kind)
-        for kind in kinds
-    }
-    if all(len(each) < 2 for each in points.values()):
-        return ()
-    lines = [
-        Line(name=kind, x=tuple(p[0] for p in each), y=tuple(p[1] for p in each), spread=tuple(p[2] for p in each))
-        for kind, each in points.items()
-    ]
-    return (Figure(title="Accuracy over size", lines=tuple(lines), xlabel="images a class", ylabel="accuracy, %"),)

@@ -15,11 +15,14 @@ from raydd.data.pack import pack
 from raydd.distilled import DistilledSet
 from raydd.engine.executor import Executor
 from raydd.engine.run import distil, is_finished, plan_run
-from raydd.errors import ConfigError, IntegrityError
+from raydd.errors import ConfigError, IntegrityError, RunError
 from raydd.evaluate import Accuracy, Keeping, Request, evaluate_all
 from raydd.evaluate.resume import digest, plain
 from raydd.store import Folder, Lease
 from raydd.watchers import Watcher
+
+# Beside finished work, and gone with it: what packed shards held.
+PACKED = "packed.json"
 
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
@@ -142,9 +145,29 @@ class Bench:
         return [found[i] for i in range(len(items))]
 
     def pack(self, source: str, name: str, *, split: str = "train", size: int | None = None) -> str:
-        """Pack a SOURCE into the application's folder, once, and return the URL of its shards."""
+        """Pack a SOURCE into the application's folder, once, and return the URL of its shards.
+
+        Raises:
+            RunError: When work was done on other images of the same SOURCE.
+        """
         url = self.folder.folder("data", name).url
         pack(source, url, split=split, size=size, progress=self.watcher.packing)
+        return self.unchanged(url)
+
+    def unchanged(self, url: str) -> str:
+        """Return the URL of packed shards; finished work names them by it, so they must hold what they first did.
+
+        Raises:
+            RunError: When they hold something else: a SOURCE is a place, and other files may have come there.
+        """
+        kept, held = self.folder.folder("work"), load_index(Folder(url)).hash
+        noted = kept.record(PACKED) if kept.exists(PACKED) else {}
+        if noted.setdefault(url, held) != held:
+            raise RunError(
+                f"expected {url} to hold what it did when {self.folder.url} was begun, got other images; bring those back, "
+                "choose another name, or delete the application's folder"
+            )
+        kept.write_json(PACKED, noted)
         return url
 
 

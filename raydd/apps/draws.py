@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydd.config import read_net
-from raydd.data.plan import EpochPlan, class_batch
+from raydd.data.epochs import real_batches
+from raydd.data.plan import class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.evaluate.items import SCORE_BATCH, Shared
 from raydd.evaluate.protocols import PROTOCOLS
 from raydd.functional.memory import recall
 from raydd.functional.train import train, train_on
-from raydd.memories import ask
+from raydd.memories import query_network
 from raydd.nets import NetState, apply, build, initialise
 from raydd.seeding import derive, generator
 
@@ -103,21 +104,18 @@ def drawn(lessons: Lessons, item: Draws) -> list[float]:
 
 
 def described(lessons: Lessons, item: Draws) -> dict[str, Any]:
-    """Train a classifier of all classes on the memory, and let it describe the test images.
+    """Let a classifier of all classes describe the test images: see `Desk.classifier`.
 
     Returns:
         `predicted`, the class that it gives each test image; and `nearest`, the accuracies in percent of the nearest shot in
         each of the item's episodes, by the classifier's features and by pixels.
     """
-    desk, shared = Desk(lessons), lessons.shared
-    everything = list(range(len(shared.classes)))
-    state = desk.learn(*desk.images("distilled", everything, shared.seed), derive(shared.seed, "recall-classifier"))
-    module = desk.module(len(everything))
-    says = desk.over(torch.arange(len(desk.test)), lambda x: apply(module, state.params, state.buffers, x))
-    features = desk.over(
-        torch.arange(len(desk.test)), lambda x: apply(module, state.params, state.buffers, x, features=True)
-    )
-    pixels = desk.over(torch.arange(len(desk.test)), lambda x: x.flatten(1))
+    desk = Desk(lessons)
+    module, state = desk.classifier()
+    everything = torch.arange(len(desk.test))
+    says = desk.over(everything, lambda x: apply(module, state.params, state.buffers, x))
+    features = desk.over(everything, lambda x: apply(module, state.params, state.buffers, x, features=True))
+    pixels = desk.over(everything, lambda x: x.flatten(1))
     nearest = {
         name: [desk.nearest(space, item.shots, number) for number in item.each]
         for name, space in (("features", F.normalize(features)), ("pixels", pixels))
@@ -144,20 +142,16 @@ def recalled(lessons: Lessons, item: Draws) -> list[float]:
 
 
 def addressed(lessons: Lessons, item: Draws) -> list[float]:
-    """Train a classifier for each episode on what the memory holds for the queries that its shots are turned into.
-
-    Of the arm `hard` a query is the name of the class that the query network takes the shot for.
-    """
+    """Train a classifier for each episode on what the memory holds for the queries that its shots are turned into."""
     desk, found = Desk(lessons), []
-    extras = {name: torch.from_numpy(value.copy()) for name, value in lessons.learned.items()}
+    module, state = desk.classifier()
+    bases, addresses = desk.learned["bases"], desk.learned["addresses"]
     for number in item.each:
         _, shots, rest = desk.episode(item.shots, number)
         seed = derive(lessons.shared.seed, "recall-by-image", item.shots, number)
-        queries = desk.over(torch.cat(shots), lambda x: ask(extras, lessons.query_net, x.cpu()))
-        if item.of == "hard":
-            queries = F.one_hot(queries.argmax(1), queries.shape[1]).float()
-        factor = desk.memory.shape[-1] // extras["bases"].shape[-1]
-        x = recall(extras["bases"], extras["addresses"], queries, factor).flatten(0, 1)
+        queries = desk.over(torch.cat(shots), lambda x: apply(module, state.params, state.buffers, x)).softmax(1)
+        factor = desk.memory.shape[-1] // bases.shape[-1]
+        x = recall(bases, addresses, queries, factor).flatten(0, 1)
         y = torch.arange(len(shots)).repeat_interleave(len(x) // len(shots))
         found.append(desk.accuracy(desk.learn(x, y, seed), [ids[: lessons.test_images] for ids in rest]))
     return found
@@ -179,6 +173,20 @@ class Desk:
     def test(self) -> RealData:
         """The test images."""
         return self.shared.judges("test")
+
+    @cached_property
+    def learned(self) -> dict[str, Tensor]:
+        """Bases, addresses and query network; nothing where the memory is not asked by images."""
+        return {name: torch.from_numpy(value.copy()) for name, value in self.lessons.learned.items()}
+
+    def classifier(self) -> tuple[nn.Module, NetState]:
+        """Return what tells all classes apart: the memory's query network, or else a network trained on the memory."""
+        if self.learned:
+            module, state = query_network(self.learned, self.lessons.query_net, self.shared.images.shape[1:])
+            return module, state.to(self.device)
+        everything = list(range(len(self.shared.classes)))
+        images = self.images("distilled", everything, self.shared.seed)
+        return self.module(len(everything)), self.learn(*images, derive(self.shared.seed, "recall-classifier"))
 
     def module(self, ways: int) -> nn.Module:
         """Return a classifier of so many classes, without numbers."""
@@ -211,19 +219,21 @@ class Desk:
         """Return a fresh network trained on all real images of a few classes."""
         real, updates, batch = self.shared.real(), self.lessons.updates, self.protocol.training.batch
         ids = torch.cat([real.by_class[c] for c in chosen])
-        truth = torch.arange(len(chosen)).repeat_interleave(torch.tensor([real.counts[c] for c in chosen]))
+        places = torch.full((real.num_classes,), -1)
+        places[list(chosen)] = torch.arange(len(chosen))
         recipe = (
             self.protocol.whole_recipe(len(ids), self.shared.whole_epochs)
             if updates is None
             else self.protocol.steady(len(ids), updates, batch)
         )
-        plan = EpochPlan(seed, len(ids), recipe.batch)
-
-        def batches(step: int) -> tuple[Tensor, Tensor]:
-            rows = plan.batch(step)
-            y = self.protocol.targets(truth[rows], len(chosen))
-            return self.preprocessing(real.images(ids[rows]).to(self.device)), y.to(self.device)
-
+        batches = real_batches(
+            real,
+            recipe.batch,
+            seed,
+            image=lambda x: self.preprocessing(x.to(self.device)),
+            target=lambda y: self.protocol.targets(places[y], len(chosen)).to(self.device),
+            ids=ids,
+        )
         module, augment = self.module(len(chosen)), self.protocol.augment(handwritten=self.shared.handwritten)
         return train_on(module, self._fresh(module, seed), batches, len(ids), recipe, seed=seed, augment=augment)
 

@@ -16,20 +16,20 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raydd.apps.bench import Bench
 from raydd.apps.memory import remembered
+from raydd.apps.ranking import Ranking, read
 from raydd.apps.titles import numbered, sized
 from raydd.config import NETS, read_net
 from raydd.config.apps import SearchSection
 from raydd.config.net import AnyNetConfig
-from raydd.data.plan import EpochPlan
+from raydd.data.epochs import real_batches
 from raydd.data.reader import RealData
 from raydd.distilled import DistilledSet
 from raydd.engine.job import facts_of, open_real
@@ -45,11 +45,9 @@ from raydd.functional.stacked import train_group
 from raydd.functional.train import train_on
 from raydd.nets import NetState, build, initialise
 from raydd.nets.stored import keep_network, read_network
-from raydd.report.findings import Figure, Findings, Grid, Line, Sheet
+from raydd.report.findings import Findings
 from raydd.seeding import derive, generator
 from raydd.store import Folder
-
-LEAST_TOP = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,35 +86,6 @@ class Proxy:
     stored: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ranking:
-    """What a proxy, or the whole set, says of all candidates.
-
-    Attributes:
-        name: For people.
-        images: How many it has.
-        stored: Their bytes.
-        each: For each candidate the validation accuracy of each of its networks, in percent.
-        seconds: What all these trainings took, one after the other.
-    """
-
-    name: str
-    images: int
-    stored: int
-    each: list[list[float]]
-    seconds: float
-
-    @property
-    def means(self) -> list[float]:
-        """Mean accuracy of each candidate."""
-        return [fmean(each) for each in self.each]
-
-    @property
-    def pick(self) -> int:
-        """Place of the best candidate, the first of equals."""
-        return max(range(len(self.each)), key=self.means.__getitem__)
-
-
 def run(bench: Bench) -> Findings:
     """Return how well proxies rank the candidates."""
     app, config = bench.config.app, bench.config
@@ -145,7 +114,10 @@ def run(bench: Bench) -> Findings:
     names = [found[pick]["network"] for pick in picks]
     asked = [(_item("whole", nets[pick], (0,)), name) for pick, name in zip(picks, names, strict=True)]
     tests = dict(zip(picks, bench.map(on_test, asked, whole), strict=True))
-    return _findings(bench, app, nets, impossible, rankings, tests, sets)
+    notes = [(__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip()]
+    if impossible:
+        notes.append(f"{impossible} networks of the grid halve such images more often than can be, and were left out.")
+    return read(bench, app, nets, rankings, tests, sets, tuple(notes))
 
 
 def candidates(bench: Bench, app: SearchSection) -> tuple[list[AnyNetConfig], int]:
@@ -295,12 +267,14 @@ def on_whole(trials: Trials, item: Item) -> dict[str, Any]:
     shared, device = trials.shared, torch.device(trials.shared.device)
     module, normal, protocol = _module(shared, item), shared.preprocessing().to(device), _protocol(shared, item.of)
     seed, real = item.seed(shared, 0), shared.real()
-    plan = EpochPlan(seed, len(real), trials.recipe.batch)
+    batches = real_batches(
+        real,
+        trials.recipe.batch,
+        seed,
+        image=lambda x: normal(x.to(device)),
+        target=lambda y: protocol.targets(y, len(shared.classes)).to(device),
+    )
     found: dict[str, Any] = {}
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids = plan.batch(step)
-        return normal(real.images(ids).to(device)), protocol.targets(real.labels[ids], len(shared.classes)).to(device)
 
     def judge(key: str, state: NetState) -> None:
         found[key] = score(module, [state], shared.judges("val"), normal, device)[0]
@@ -329,141 +303,3 @@ def _module(shared: Shared, item: Item) -> nn.Module:
     net = read_net(item.net)
     shape = shared.images.shape
     return build(net, (shape[1], shape[2], shape[3]), len(shared.classes))
-
-
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Return ranks from 1, float64 (n,); equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + 1 + last) / 2)[inverse]
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation; None where all values of a side are equal, or there is only one."""
-    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
-    scale = float(np.sqrt((x @ x) * (y @ y)))
-    return float(x @ y) / scale if scale else None
-
-
-def best(values: Sequence[float], share: float) -> list[int]:
-    """Return the places of the highest share of values, at least five where there are as many, the first of equals first."""
-    count = min(len(values), max(LEAST_TOP, round(share * len(values))))
-    return sorted(range(len(values)), key=lambda i: (-values[i], i))[:count]
-
-
-def _findings(
-    bench: Bench,
-    app: SearchSection,
-    nets: list[AnyNetConfig],
-    impossible: int,
-    rankings: list[Ranking],
-    tests: dict[int, float],
-    sets: list[DistilledSet],
-) -> Findings:
-    whole = rankings[-1]
-    top = best(whole.means, app.top)
-    correlations = [
-        (spearman(r.means, whole.means), spearman([r.means[i] for i in top], [whole.means[i] for i in top]))
-        for r in rankings
-    ]
-    rows = [
-        (r.name, r.images, r.stored, round(r.seconds), *pair, _told(nets[r.pick], app), tests[r.pick])
-        for r, pair in zip(rankings, correlations, strict=True)
-    ]
-    titles = sized(bench.config.methods)
-    few = " drawn from the grid" if app.sample else ""
-    notes = [(__doc__ or "").split("\n\n")[-1].replace("\n", " ").strip()]
-    if impossible:
-        notes.append(f"{impossible} networks of the grid halve such images more often than can be, and were left out.")
-    return Findings(
-        title=f"{bench.config.name}: architecture search",
-        lead=f"{len(nets)} networks{few}, each trained {bench.config.evaluate.repeats} times on every proxy and once on the "
-        "whole training split, and compared on images held out of it.",
-        grids=(_summary(rows, len(top)), *_maps(app, nets, rankings)),
-        figures=(_scatter(rankings),),
-        sheets=(
-            Sheet(title="The sets", rows=tuple((t, ds.pixels().numpy()) for t, ds in zip(titles, sets, strict=True))),
-        ),
-        notes=tuple(notes),
-        values=_values(nets, rankings, correlations, len(top), tests),
-    )
-
-
-def _summary(rows: list[tuple[Any, ...]], top: int) -> Grid:
-    columns = ("Proxy", "images", "bytes", "seconds", "correlation", f"of best {top}", "picked", "test, %")
-    return Grid(
-        title="How well proxies rank networks",
-        columns=columns,
-        rows=tuple(rows),
-        note="Spearman's rank correlation with the ranking by training on the whole set. Seconds are those of all trainings "
-        "one after the other. The network picked, trained on the whole set, is scored on the test split.",
-    )
-
-
-def _values(
-    nets: list[AnyNetConfig],
-    rankings: list[Ranking],
-    correlations: list[tuple[float | None, float | None]],
-    top: int,
-    tests: dict[int, float],
-) -> dict[str, Any]:
-    texts, pairs = [net_text(net) for net in nets], zip(rankings, correlations, strict=True)
-    return {
-        "candidates": texts,
-        "accuracy": {r.name: r.each for r in rankings},
-        "correlation": {r.name: {"all": a, f"best {top}": b} for r, (a, b) in pairs},
-        "picked": {r.name: {"net": texts[r.pick], "test": tests[r.pick]} for r in rankings},
-        "seconds": {r.name: r.seconds for r in rankings},
-    }
-
-
-def _told(net: AnyNetConfig, app: SearchSection) -> str:
-    """Return a network's options as words that a narrow table may break between."""
-    return ", ".join(f"{key} {getattr(net, key)}" for key, values in app.grid.items() if len(values) > 1)
-
-
-def _maps(app: SearchSection, nets: list[AnyNetConfig], rankings: list[Ranking]) -> tuple[Grid, ...]:
-    """Return the mean accuracy by each option's values, and on the whole set by the two options that have the most."""
-
-    def mean(ranking: Ranking, wanted: dict[str, Any]) -> float | None:
-        given = [m for m, net in zip(ranking.means, nets, strict=True) if wanted.items() <= net.model_dump().items()]
-        return fmean(given) if given else None
-
-    varied = {key: values for key, values in app.grid.items() if len(values) > 1}
-    note = "Percent of the validation images, mean over all networks that have it."
-    maps = [
-        Grid(
-            title="Accuracy by option",
-            columns=("Option", *(r.name for r in rankings)),
-            rows=tuple(
-                (f"{k}: {v}", *(mean(r, {k: v}) for r in rankings)) for k, values in varied.items() for v in values
-            ),
-            note=note,
-            heat=True,
-        )
-    ]
-    if len(varied) > 1:
-        one, two = sorted(varied, key=lambda key: -len(varied[key]))[:2]
-        maps.append(
-            Grid(
-                title=f"The whole set: {one} and {two}",
-                columns=(one, *(f"{two} {v}" for v in varied[two])),
-                rows=tuple((str(v), *(mean(rankings[-1], {one: v, two: w}) for w in varied[two])) for v in varied[one]),
-                note=note,
-                heat=True,
-            )
-        )
-    return tuple(maps)
-
-
-def _scatter(rankings: list[Ranking]) -> Figure:
-    *proxies, whole = rankings
-    lines = tuple(Line(name=r.name, x=tuple(r.means), y=tuple(whole.means)) for r in proxies)
-    return Figure(
-        title="Proxies and the whole set",
-        lines=lines,
-        xlabel="accuracy by the proxy, %",
-        ylabel="by the whole set, %",
-        note="A point is a network; validation images.",
-        points=True,
-    )

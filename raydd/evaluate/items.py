@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from raydd.config import read_net
-from raydd.data.plan import EpochPlan, class_batch
+from raydd.data.epochs import real_batches
+from raydd.data.plan import class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.evaluate.knn import knn_accuracy
@@ -291,13 +292,13 @@ def _train_whole(
     """Train on all real images, each batch normalised from the uint8 cache when it is its turn."""
     real = shared.real()
     recipe = protocol.whole_recipe(len(real), shared.whole_epochs)
-    plan = EpochPlan(seed, len(real), recipe.batch)
-
-    def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids = plan.batch(step)
-        y = protocol.targets(real.labels[ids], len(shared.classes))
-        return preprocessing(real.images(ids).to(device)), y.to(device)
-
+    batches = real_batches(
+        real,
+        recipe.batch,
+        seed,
+        image=lambda x: preprocessing(x.to(device)),
+        target=lambda y: protocol.targets(y, len(shared.classes)).to(device),
+    )
     augment = protocol.augment(handwritten=shared.handwritten)
     return train_on(module, state, batches, len(real), recipe, seed=seed, augment=augment)
 

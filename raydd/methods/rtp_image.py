@@ -10,6 +10,15 @@ A round is RTP's, but what a network is trained on is recalled by `shots` real i
 classes' names, r images for each shot, and the gradient goes on through the queries into q. q is a network of the run's own kind
 with an output a class, so that the memory has addresses for every class and can be asked by name as well. The second term lets q
 tell classes apart early, while what the memory holds is still noise. Bases and addresses are updated as in RTP, q by Adam.
+
+Seen on 8x8 digits, episodes of five classes, where guessing gives 20 percent (recipe recall-digits-image): at the published
+rates a memory of a ConvNet was at 40 percent after 600 rounds, its loss on real images still 1.2 of ln 5. One of an MLP,
+with bases and addresses twenty times as fast (`lr_syn`), inner steps of three times the rate (`lr_net`), gradients shortened
+to .5 (`clip`) and four `shots` a class, was at 81 after 1,000 (80 with five shots; with another seed 79 and 78). That is
+what the memory holds: asked by the true names it gives 81.5. The queries are all but names, as q takes 98.9 percent of test
+images for their class; so asking by image cannot be better than by the class that q names. With one shot a class these rates
+are too fast: what is recalled lets networks diverge now and then, the gradient through the queries grows to more than ten
+times that of q's own loss, and memory and q are thrown back; 60 percent after 600 rounds.
 """
 
 from __future__ import annotations

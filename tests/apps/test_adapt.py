@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from raydd.apps.adapt import fitted, in_channels, normal_in_channels, titles
+from raydd.apps.adapt import fitted, in_channels, normal_in_channels
+from raydd.apps.arms import titles
+from raydd.apps.bench import PACKED
 from raydd.apps.titles import sized
 from raydd.config import config_from, parse_yaml, read_net
 from raydd.data.pack import pack
@@ -107,7 +109,8 @@ def test_no_two_methods_have_one_name(raw: dict[str, Any]) -> None:
 
 def test_no_adaptation_is_the_network_as_it_was(raw: dict[str, Any], whole: dict[str, Any]) -> None:
     folder = Folder(raw["store"]).folder("a")
-    kept = [folder.folder("work").record(name)["result"] for name in folder.folder("work").list()]
+    work = folder.folder("work")
+    kept = [work.record(name)["result"] for name in work.list() if name != PACKED]
     net = read_net({"name": "convnet", "width": 4, "depth": 1})
     module = build(net, (1, 8, 8), 10)
     test = RealData(raw["data"]["test"])
@@ -193,6 +196,31 @@ def test_shards_that_changed_since_are_another_application(
     nothing, counts = counted(monkeypatch, "adapt", config, stop_after=2)
     assert nothing is None
     assert counts["pretrain"] == 2
+
+
+def test_a_source_that_holds_other_files_since_is_not_gone_on_with(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tmp_path / "files"
+    pack(View(of=raw["data"]["train"]).source, str(files))
+    app = {"source": View(of=str(files), part=(0, 2)).source, "rotate": 0, "source_epochs": 1, "updates": 2}
+    few = {"methods": [{"name": "random", "ipc": 1}], "name": "filled", "evaluate": {"repeats": 1}}
+    config = config_of("adapt", raw, **few, app=app)
+    counted(monkeypatch, "adapt", config, stop_after=2)
+    packed = Path(raw["store"]) / "filled" / "data"
+    shutil.move(packed, tmp_path / "before")
+    shutil.move(files, tmp_path / "old")
+    pack(View(of=raw["data"]["test"]).source, str(files))
+    with pytest.raises(
+        RunError, match=r"^expected .*/data/source to hold what it did when .*/filled was begun, got other"
+    ):
+        findings("adapt", config)
+    # Packed anew from what was there before, it is the same.
+    shutil.rmtree(packed)
+    shutil.rmtree(files)
+    shutil.move(tmp_path / "old", files)
+    _, counts = counted(monkeypatch, "adapt", config)
+    assert (counts["pretrain"], counts["adapted"]) == (0, 3)
 
 
 def test_mistakes_that_the_data_tell(raw: dict[str, Any], tmp_path: Path) -> None:

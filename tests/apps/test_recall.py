@@ -116,7 +116,8 @@ def test_a_memory_that_is_asked_by_images(tmp_path: Path) -> None:
     }
     done = run_application("recall", config(tmp_path, **changed), "auto", Silent())
     shown = done.findings["values"]["shown"]
-    assert list(shown) == ["asked by image, rtp, ipc 2", "asked by the class that the query network names, rtp, ipc 2"]
+    ways = ("nearest shot by features", "nearest shot by pixels", "classify, then recall", "asked by image")
+    assert list(shown) == [f"{way}, rtp, ipc 2" for way in ways]
     assert all(list(row) == ["1 shot", "5 shots"] for row in shown.values())
     assert "grids" in done.findings
     assert len(done.findings["grids"]) == 1

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from raydd.apps.search import best, images_of, on_whole, ranks, spearman
+from raydd.apps.ranking import best, ranks, spearman
+from raydd.apps.search import images_of, on_whole
 from raydd.config.apps import SearchConfig
 from raydd.errors import ConfigError
 from tests.apps.small import check_page, config_of, counted, findings, halves

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raydd.config import read_net
-from raydd.data.plan import EpochPlan, class_batch
+from raydd.data.epochs import real_batches
+from raydd.data.plan import class_batch
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.evaluate.items import score
@@ -143,13 +144,14 @@ def _learn_task(
     section, device = course.section, torch.device(course.device)
     real, eye = _real(lesson.split.train, course.classes), _Eye(course, lesson, device)
     recipe = _recipe(course, section["updates"], section["batch"], 1.0)
-    plan = EpochPlan(derive(seed, "task", task), len(real), recipe.batch)
+    own = real_batches(
+        real, recipe.batch, derive(seed, "task", task), image=eye, target=lambda labels: labels.to(device)
+    )
     kept = _joined(memory)
     weight = section["kd_weight"] if task else 0.0
 
     def batches(step: int) -> tuple[Tensor, Tensor]:
-        ids = plan.batch(step)
-        x, y = eye(real.images(ids)), real.labels[ids].to(device)
+        x, y = own(step)
         if kept is not None:
             rows = class_batch(torch.arange(len(kept[0])), recipe.batch, generator(seed, "rehearse", task, step))
             x, y = torch.cat([x, kept[0][rows]]), torch.cat([y, kept[1][rows]])

@@ -101,7 +101,7 @@ def _splits(bench: Bench, app: TasksSection) -> list[Split]:
         named = data.model_copy(update={"train": train_source, "test": test_source})
         train_url, test_url = packed(bench.config.model_copy(update={"data": named}), bench.watcher)
         test_url = need(test_url, f"app.tasks.{i} needs a test split, got none; name it in app.tests")
-        found.append(Split(train=train_url, test=test_url))
+        found.append(Split(train=bench.unchanged(train_url), test=bench.unchanged(test_url)))
     first = load_index(Folder(found[0].train))
     for i, split in enumerate(found):
         for url in (split.train, split.test):
