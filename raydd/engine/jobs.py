@@ -85,6 +85,8 @@ class Jobs:
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         from ray.job_submission import JobSubmissionClient
 
+        # What it uploads, and when it hangs up, is of no interest to anyone.
+        logging.getLogger("ray").setLevel(logging.WARNING)
         with self._told():
             self.client = JobSubmissionClient(self.address)
 
@@ -251,7 +253,8 @@ def take_along(words: Sequence[str], folder: Path) -> Iterator[str]:
 
 
 def _state(job: Any) -> JobState:
-    message = " ".join((job.message or "").split())
+    # Ray adds the last lines of the log, which `raydd logs` shows.
+    message = " ".join((job.message or "").partition(", last available logs")[0].split())
     return JobState(
         id=job.submission_id,
         status=str(job.status.value if hasattr(job.status, "value") else job.status),
