@@ -118,16 +118,17 @@ class Group:
         rows = counts.any(dim=2).sum(dim=1).tolist()
         length, size = sum(lengths), self.place.size
         piece = -(-length // size)
-        mine = torch.zeros(len(own), piece * size, device=self.device)
+        mine = torch.empty(len(own), piece * size, device=self.device)
+        mine[:, length:] = 0
         for row, contribution in zip(mine, own, strict=True):
-            row[:length] = _end_to_end(contribution, names)
+            _lay_out(contribution, names, row)
         pieces = mine.unflatten(1, (size, piece)).transpose(0, 1).reshape(-1)
         received = torch.empty(sum(rows) * piece, device=self.device)
         dist.all_to_all_single(received, pieces, [r * piece for r in rows], [len(own) * piece] * size)
         averaged = mean_in_order(received.view(-1, piece))
-        everyone = [torch.empty_like(averaged) for _ in range(size)]
-        dist.all_gather(everyone, averaged)
-        means = torch.cat(everyone)[:length].split(lengths)
+        whole = torch.empty(piece * size, device=self.device)
+        dist.all_gather(list(whole.split(piece)), averaged)
+        means = whole[:length].split(lengths)
         return {
             name: mean.reshape(variables[name].shape) if length else torch.zeros_like(variables[name])
             for name, mean, length in zip(names, means, lengths, strict=True)
@@ -144,9 +145,9 @@ class Group:
         """Return all slots' gradients, in order."""
         longest = int(counts.sum(dim=(1, 2)).max())
         mine = torch.empty(longest, device=self.device)
-        if own:
-            flat = torch.cat([_end_to_end(contribution, names) for contribution in own])
-            mine[: len(flat)] = flat
+        at = 0
+        for contribution in own:
+            at += _lay_out(contribution, names, mine[at:])
         parts = [torch.empty_like(mine) for _ in range(self.place.size)]
         dist.all_gather(parts, mine)
         return _unflatten(parts, counts, slots, names, variables)
@@ -164,9 +165,15 @@ def _counts(own: Sequence[Contribution], slots: Sequence[Slot], names: Sequence[
     return torch.tensor(rows, dtype=torch.int64)
 
 
-def _end_to_end(contribution: Contribution, names: Sequence[str]) -> Tensor:
-    gradients = contribution.gradients
-    return torch.cat([gradients[name].reshape(-1) for name in names if name in gradients])
+def _lay_out(contribution: Contribution, names: Sequence[str], row: Tensor) -> int:
+    """Write a contribution's gradients into a row, one after the other; return how many numbers they are."""
+    at = 0
+    for name in names:
+        if name in contribution.gradients:
+            gradient = contribution.gradients[name].reshape(-1)
+            row[at : at + len(gradient)] = gradient
+            at += len(gradient)
+    return at
 
 
 def _unflatten(
