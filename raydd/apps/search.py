@@ -8,7 +8,8 @@ Differs from the papers: every training, on proxies and on the whole set, takes 
 cosine to zero, and as many updates on every proxy; the whole set is stopped early after as many updates of the same batch, in
 the middle of its one training, so that its rate has not come down by then; each network is
 trained on the whole set once, where the papers train five; the second correlation is over the networks that the whole set
-ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank.
+ranks highest, the papers being unclear about whose ranking chooses them. Ties share their mean rank. Learned images may be kept
+at a byte a pixel (`app.keep: uint8`), as real ones are: as floats they take the bytes of four times as many real images.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def run(bench: Bench) -> Findings:
     assert isinstance(app, SearchSection)
     nets, impossible = candidates(bench, app)
     _check_length(bench, app)
-    sets = [remembered(bench.distil(m, f"{i}-{m.name}"), "float32") for i, m in enumerate(config.methods)]
+    sets = [remembered(bench.distil(m, f"{i}-{m.name}"), app.keep) for i, m in enumerate(config.methods)]
     proxies = _proxies(bench, sets)
     first = proxies[0].shared
     # The training on the whole set depends on no distilled image.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
@@ -20,6 +20,14 @@ ONE_RUN = {"sets": 1, "every": 0, "select": "last"}
 
 class AppSection(Section):
     """What an application wants to know besides."""
+
+
+class KeepingSection(AppSection):
+    """Of an application that weighs what is kept of learned images against real ones of as many bytes."""
+
+    keep: Literal["float32", "uint8"] = Field(
+        "float32", description="how learned images are kept; uint8: 256 levels between each image's extremes"
+    )
 
 
 class AppConfig(Section):

@@ -6,16 +6,13 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection
+from raydd.config.apps.base import AppConfig, KeepingSection
 
 
-class ContinualSection(AppSection):
+class ContinualSection(KeepingSection):
     """How classes or tasks come, and what is remembered of them."""
 
     kind: str
-    keep: Literal["float32", "uint8"] = Field(
-        "float32", description="how learned images are kept; uint8: 256 levels between each image's extremes"
-    )
 
 
 class ClassesSection(ContinualSection):

@@ -6,11 +6,11 @@ from typing import ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from raydd.config.apps.base import AppConfig, AppSection, check_baselines, check_protocols
+from raydd.config.apps.base import AppConfig, KeepingSection, check_baselines, check_protocols
 from raydd.config.net import NETS, AnyNetConfig
 
 
-class SearchSection(AppSection):
+class SearchSection(KeepingSection):
     """Which networks are compared, and how long they are trained."""
 
     grid: dict[str, list[int | str]] = Field(
