@@ -117,6 +117,16 @@ def test_numbers_follow_from_accuracies(whole: dict[str, Any]) -> None:
     assert means["whole set"] != means["whole set, stopped early"]
 
 
+def test_learned_images_at_a_byte_a_pixel_stand_beside_as_many_real_ones(raw: dict[str, Any]) -> None:
+    app = {**raw["app"], "sample": 2, "updates": 2, "keep": "uint8"}
+    evaluate = {"repeats": 1, "baselines": ["random@bytes"], "whole_epochs": 2}
+    config = config_of("search", raw, name="kept", app=app, methods=raw["methods"][:1], evaluate=evaluate)
+    rows = {row[0]: row for row in findings("search", config)["grids"][0]["rows"]}
+    # A byte a pixel, two floats an image, a label; then ten of 72 bytes and as many more as fit.
+    assert rows["dm, ipc 1"][1:3] == [10, 10 * (64 + 8 + 8)]
+    assert rows["random, the bytes of dm, ipc 1"][1:3] == [11, 11 * (64 + 8)]
+
+
 def test_it_goes_on_and_trains_each_network_on_the_whole_set_once(
     raw: dict[str, Any], whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
