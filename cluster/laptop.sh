@@ -57,13 +57,15 @@ node() {
     --temp-dir="$dir/ray$1" --address="127.0.0.1:$2" --dashboard-agent-listen-port="$3"
 }
 
-# Wait until a node is up, or known not to come; fail where it ended.
+# Wait until a node is up; fail where it ended, and end where it does neither.
 came_up() {
   for _ in $(seq $WAIT_S); do
     is_up "$1" && return
     kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null || return 1
     sleep 1
   done
+  down
+  die "$1 did not come up within $WAIT_S s; see $dir/$1.log"
 }
 
 is_up() { grep -q "Ray runtime started" "$dir/$1.log"; }

@@ -89,8 +89,10 @@ def problems(url: str) -> list[str]:
     if kind == "set":
         return _set_problems(folder)
     if kind == "application":
-        runs = folder.folder("runs")
-        return [problem for name in runs.folders() for problem in _run_problems(runs.folder(name))]
+        runs, data = folder.folder("runs"), folder.folder("data")
+        shards = [data.folder(name) for name in data.folders() if data.exists(f"{name}/index.json")]
+        found = [problem for place in shards for problem in verify_shards(place, load_index(place))]
+        return [*found, *(problem for name in runs.folders() for problem in _run_problems(runs.folder(name)))]
     if kind == "sweep":
         trials = [folder.folder("trials", name) for name in folder.folder("trials").folders() if name.isdigit()]
         found = [problem for trial in trials for problem in _run_problems(trial)]

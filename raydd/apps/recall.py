@@ -12,10 +12,6 @@ network, which saw all training images, or where there is none a network that wa
 shot is looked for by that network's features and by pixels; the paper does not say. The query network and how it is trained
 are raydd's own design (`raydd/methods/rtp_image.py`), since the paper leaves them open; its numbers count among the memory's
 bytes.
-
-Where the query network is sure of every class its queries are all but names, and asking by image cannot be better than
-classify, then recall: on 8x8 digits both give what the memory holds for the true names. Features of a network that was
-trained on all images of these very classes are better still, since nothing has to be recalled.
 """
 
 from __future__ import annotations
@@ -32,10 +28,12 @@ from raydd.apps.draws import Draws, Lessons, addressed, described, drawn, recall
 from raydd.apps.memory import Memory, remembered, together
 from raydd.apps.titles import sized
 from raydd.config.apps import RecallSection
+from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError
 from raydd.evaluate.request import prepare
 from raydd.report.findings import Findings, Grid, Sheet, pair
+from raydd.store import Folder
 
 BLOCK = 10  # draws that a process does at a time
 REAL = {"random": "random, as many images", "random@bytes": "random, as many bytes", "whole": "whole data"}
@@ -49,6 +47,9 @@ def run(bench: Bench) -> Findings:
     app = bench.config.app
     assert isinstance(app, RecallSection)
     tasks = cut(len(bench.classes), app.tasks)
+    index = load_index(Folder(bench.test))
+    held = dict(zip(index.classes, index.counts.tolist(), strict=True))
+    _check_episodes(app, len(bench.classes), min(held.get(name, 0) for name in bench.classes))
     composed: dict[str, Row] = {}
     shown: dict[str, Row] = {}
     stored: dict[str, int] = {}
@@ -98,11 +99,7 @@ def _memory(bench: Bench, i: int, tasks: Sequence[Sequence[int]]) -> Memory:
 def _lessons(
     bench: Bench, app: RecallSection, memory: DistilledSet, tasks: tuple[tuple[int, ...], ...]
 ) -> tuple[Lessons, dict[str, int]]:
-    """Return what draws need to know, and the bytes of what is trained on, by its name.
-
-    Raises:
-        ConfigError: When there are not enough classes or test images for an episode.
-    """
+    """Return what draws need to know, and the bytes of what is trained on, by its name."""
     wanted = bench.config.evaluate
     request = bench.request(memory, baselines=wanted.baselines)
     task = prepare(
@@ -113,7 +110,6 @@ def _lessons(
         seed=bench.config.seed,
         device=bench.device,
     )
-    _check_episodes(app, len(memory.classes), min(task.shared.judges("test").counts))
     lessons = Lessons(
         shared=task.shared,
         net=task.cells[0].net.model_dump(),  # type: ignore[union-attr]
@@ -126,6 +122,7 @@ def _lessons(
 
 
 def _check_episodes(app: RecallSection, classes: int, images: int) -> None:
+    """Check that there are enough classes, and test images of each, for an episode."""
     if app.episodes and app.episode_ways > classes:
         raise ConfigError(f"app.episode_ways must be <= the number of classes ({classes}), got {app.episode_ways}")
     if app.episodes and max(app.shots) >= images:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raydd.apps.bench import Bench, need
+from raydd.apps.bench import PACKED, Bench, need
 from raydd.config import AppConfig, dump_config
 from raydd.data.index import load_index
 from raydd.data.sources import is_source
 from raydd.engine.executor import open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.engine.run import Resume
-from raydd.errors import RunError
+from raydd.errors import ConfigError, RunError
 from raydd.packing import packed
 from raydd.report import write_application
 from raydd.report.findings import Findings
@@ -53,21 +53,37 @@ def run_application(kind: str, config: AppConfig, resume: Resume, watcher: Watch
     folder = Folder(config.store).folder(config.name)
     hashes = (load_index(Folder(train)).hash, load_index(Folder(test)).hash)
     identity = {"kind": kind, "hash": config.hash(*hashes), "others": _others(config)}
-    if _exists(folder, kind, identity, resume) and folder.exists("results.json"):
+    exists = _exists(folder, kind, identity, resume)
+    if exists and folder.exists("results.json"):
         body = folder.record("results.json")
         if {key: body.get(key) for key in identity} == identity:
             return Application(url=folder.url, findings=body["findings"])
-    with Lease.acquire(folder.folder("lease"), say=watcher.say) as lease:
-        folder.write("config.yaml", dump_config(config).encode())
-        folder.write_json("app.json", identity)
-        with numerics(config.engine), open_executor(config.engine) as executor:
-            bench = Bench(
-                config=config, folder=folder, train=train, test=test, executor=executor, lease=lease, watcher=watcher
-            )
-            findings = _function(kind)(bench)
-        lease.check()
-        write_application(folder, kind, config, findings)
-        folder.write_json("results.json", {**identity, "findings": findings.to_json()})
+    try:
+        with Lease.acquire(folder.folder("lease"), say=watcher.say) as lease:
+            # Once more: another driver may have begun it in between.
+            _exists(folder, kind, identity, "auto")
+            folder.write("config.yaml", dump_config(config).encode())
+            folder.write_json("app.json", identity)
+            with numerics(config.engine), open_executor(config.engine) as executor:
+                bench = Bench(
+                    config=config,
+                    folder=folder,
+                    train=train,
+                    test=test,
+                    executor=executor,
+                    lease=lease,
+                    watcher=watcher,
+                )
+                findings = _function(kind)(bench)
+            lease.check()
+            write_application(folder, kind, config, findings)
+            folder.write_json("results.json", {**identity, "findings": findings.to_json()})
+    except ConfigError:
+        # Of a mistake that only the data show nothing stays.
+        if not exists and not _begun(folder):
+            ours = ("config.yaml", "app.json", f"work/{PACKED}")
+            folder.delete(*(name for name in folder.list() if name in ours or name.startswith("lease/")))
+        raise
     return Application(url=folder.url, findings=findings.to_json())
 
 
@@ -77,6 +93,11 @@ def _others(config: AppConfig) -> dict[str, str]:
     named = [said.get("source"), *(said.get("tests") or ()), *(_many(said.get("tasks")))]
     shards = [url for url in named if url is not None and not is_source(url)]
     return {url: load_index(Folder(url)).hash for url in shards}
+
+
+def _begun(folder: Folder) -> bool:
+    """Whether anything was done that belongs to one config alone."""
+    return any(name != PACKED for part in ("data", "runs", "work") for name in folder.folder(part).list())
 
 
 def _many(tasks: Any) -> list[str]:
@@ -98,7 +119,6 @@ def _exists(folder: Folder, kind: str, identity: dict[str, Any], resume: Resume)
     if not exists:
         return False
     before = folder.record("app.json") if folder.exists("app.json") else {}
-    begun = any(folder.folder(part).list() for part in ("data", "runs", "work"))
-    if before != identity and begun:
+    if before != identity and _begun(folder):
         raise RunError(f"{folder.url} is of another config or kind; choose another name, or delete it")
     return True

@@ -37,9 +37,10 @@ def ls(
         raise UserError("--to says where a page goes, got no --html; give both, or leave --to out")
     found = runs(store, Wanted(method=method, ipc=ipc, dataset=dataset), sort, recipes=html)
     if not found:
-        sys.stderr.write(
-            f"no runs in {store}\n" if (method, ipc, dataset) == (None,) * 3 else f"no such runs in {store}\n"
-        )
+        none = f"no {'' if (method, ipc, dataset) == (None,) * 3 else 'such '}runs in {store}"
+        if html:
+            raise UserError(f"expected runs for a page, got {none}; check the store")
+        sys.stderr.write(f"{none}\n")
     if html:
         from raydd.report.gallery import write_gallery
 

@@ -168,7 +168,7 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
         ),
         (
             {"evaluate": {"baselines": ["herding"]}},
-            "evaluate.baselines must be out of random, random@bytes, whole here, got",
+            "evaluate.baselines must be out of random, random@bytes here, got",
         ),
     ],
 )

@@ -274,7 +274,7 @@ def test_tasks_that_do_not_fit_each_other(tmp_path: Path) -> None:
         run_application("continual", config(tmp_path, app, data={}), "auto", Silent())
     app = {**app, "tests": ["digits", str(tmp_path / "test")], "updates": 5}
     with pytest.raises(ConfigError, match=r"^app\.tasks\.1 must have images of 8 pixels, .* got 12; set data\.size$"):
-        run_application("continual", config(tmp_path / "again", app, data={}), "auto", Silent())
+        run_application("continual", config(tmp_path, app, data={}), "auto", Silent())
 
 
 @pytest.mark.parametrize(

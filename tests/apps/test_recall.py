@@ -12,6 +12,7 @@ from raydd.apps import run_application
 from raydd.apps.draws import Desk, classes_of, episode
 from raydd.config import APPS, validate
 from raydd.errors import ConfigError
+from raydd.store import Folder
 from raydd.watchers import Silent
 from tests.apps.interrupted import Stopped, counted
 
@@ -179,5 +180,8 @@ def test_wrong_trainings_are_refused(tmp_path: Path, said: dict[str, Any], messa
     ],
 )
 def test_impossible_episodes(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    said = config(tmp_path, app=change)
     with pytest.raises(ConfigError, match=message):
-        run_application("recall", config(tmp_path, app=change), "auto", Silent())
+        run_application("recall", said, "auto", Silent())
+    # It was told before anything was done, and the corrected command begins anew.
+    assert Folder(said.store).folder(said.name).list() == []

@@ -196,7 +196,10 @@ def test_one_worker_finds_the_same(ray_address: str, raw: dict[str, Any], whole:
             {"evaluate": {"baselines": ["herding"]}},
             "evaluate.baselines must be out of random, random@bytes, whole here, got",
         ),
-        ({"app": {"grid": {"wdth": [1]}}}, r"app.grid.wdth must be an option of the network convnet \(act, depth"),
+        (
+            {"app": {"grid": {"wdth": [1]}}},
+            r"app.grid must name options of the network convnet \(act, depth.*\), got 'wdth'",
+        ),
         ({"app": {"grid": {"width": [8, 8]}}}, r"app.grid.width must be one or more values, each once, got \[8, 8\]"),
         ({"app": {"grid": {"norm": ["weight"]}}}, "app.grid.norm: .*, got 'weight'"),
         ({"app": {"sample": 1}}, "app.sample must be"),

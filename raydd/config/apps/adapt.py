@@ -37,5 +37,5 @@ class AdaptConfig(AppConfig):
     def _check_adaptation(self) -> Self:
         if self.evaluate.nets != "auto":
             raise ValueError("evaluate.nets must be auto, since the network of the section net is adapted; remove it")
-        check_baselines(self, ("random", "random@bytes", "whole"))
+        check_baselines(self, ("random", "random@bytes"))
         return self

@@ -61,7 +61,7 @@ def _check_grid(net: AnyNetConfig, grid: dict[str, list[int | str]]) -> None:
     for key, values in grid.items():
         if key not in options:
             has = ", ".join(sorted(options)) or "none"
-            raise ValueError(f"app.grid.{key} must be an option of the network {net.name} ({has})")
+            raise ValueError(f"app.grid must name options of the network {net.name} ({has}), got {key!r}")
         if not values or len(set(values)) < len(values):
             raise ValueError(f"app.grid.{key} must be one or more values, each once, got {values}")
         for value in values:
