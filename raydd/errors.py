@@ -1,7 +1,7 @@
 """One family of exceptions.
 
 Every message is one line that says what was expected, what was got and what to do. The command line prints it
-and exits with `exit_code`: 2 where the user can mend it, 1 where the cluster or the store failed.
+and exits with `exit_code`: 2 where the user can mend it, 1 where the cluster or the store failed, 3 where the same would end the same.
 """
 
 from __future__ import annotations
@@ -49,5 +49,11 @@ class EngineError(RaydError):
     """Workers could not be had or kept, or the arithmetic failed (NaN)."""
 
 
-class Diverged(EngineError):
+class FinalError(EngineError):
+    """Trying the same again would end the same, though nothing that was given is wrong in itself."""
+
+    exit_code = 3
+
+
+class Diverged(FinalError):
     """The arithmetic gave NaN or infinity, on every worker that was asked: trying again would give it again."""

@@ -14,7 +14,7 @@ from raydd.engine.cluster import set_environment
 from raydd.engine.numerics import keep_heap
 from raydd.engine.run import Resume
 from raydd.engine.tracking import check_trackers
-from raydd.errors import EngineError, RunError
+from raydd.errors import EngineError, FinalError, RunError
 from raydd.evaluate import Accuracy, net_text
 from raydd.evaluating import EvaluateOptions, evaluate_sets
 from raydd.live import read_accuracies
@@ -319,7 +319,8 @@ def _line(trial: Trial) -> str:
 def _nothing(plan: SweepPlan, trials: Sequence[Trial]) -> Exception:
     failed = [trial for trial in trials if trial.state == "failed"]
     if failed:
-        return EngineError(f"no trial of {plan.folder.url} was finished; trial {failed[0].name}: {failed[0].error}")
-    return EngineError(
+        kind = FinalError if all(trial.mistake for trial in failed) else EngineError
+        return kind(f"no trial of {plan.folder.url} was finished; trial {failed[0].name}: {failed[0].error}")
+    return FinalError(
         f"no trial of {plan.folder.url} was finished in sweep.hours ({plan.sweep.hours}); the same command with more goes on"
     )

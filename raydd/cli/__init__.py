@@ -1,6 +1,7 @@
 """The verbs of `raydd`. Each reads its words, calls one function of the library, and prints what came of it.
 
-Exit codes: 0 done; 2 the user's mistake, told in one line; 1 anything else; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 done; 2 the user's mistake, told in one line; 3 ended so that
+the same would end the same again, such as NaN or a sweep's hours; 1 anything else; 130 Ctrl-C; 143 SIGTERM.
 """
 
 from __future__ import annotations

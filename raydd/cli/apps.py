@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from raydd.cli.printing import print_grid, print_json, print_line
 from raydd.cli.words import ConfigFile, Json, Overrides, Resume, app
-from raydd.config import APPS
+from raydd.config import APPS, AppConfig, load_model
+from raydd.errors import UserError
 
 
 @app.command(name="app")
@@ -20,12 +22,7 @@ def application(
     as_json: Json = False,
 ) -> None:
     """Do what the papers use distilled sets for, on your data; the same command goes on where it was stopped."""
-    from raydd.config import load_model
-    from raydd.errors import UserError
-
-    if kind not in APPS:
-        raise UserError(f"KIND must be one of {', '.join(APPS)}, got {kind!r}")
-    said = load_model(APPS[kind], config, overrides or ())
+    said = read_app(kind, config, overrides or ())
     from raydd.apps import run_application
     from raydd.report.findings import read_grids
     from raydd.terminal import Terminal
@@ -42,3 +39,14 @@ def application(
         print_grid(grid)
         print_line("")
     print_line(f"report    {done.report}")
+
+
+def read_app(kind: str, config: str, overrides: Sequence[str]) -> AppConfig:
+    """Return what an application's config says.
+
+    Raises:
+        UserError: When there is no such application, or the config is wrong.
+    """
+    if kind not in APPS:
+        raise UserError(f"KIND must be one of {', '.join(APPS)}, got {kind!r}")
+    return load_model(APPS[kind], config, overrides)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from raydd.cli.apps import read_app
 from raydd.cli.printing import print_json, print_line
 from raydd.cli.words import Json, app
 
-VERBS = ("distill", "sweep", "pack", "evaluate", "train", "report", "export")
+VERBS = ("distill", "sweep", "app", "pack", "evaluate", "train", "report", "export")
 Address = Annotated[
     str | None,
     typer.Option(
@@ -22,19 +23,37 @@ Address = Annotated[
     ),
 ]
 Id = Annotated[str, typer.Argument(metavar="ID", help="as `raydd submit` printed it")]
+# No verb has these, so that they may stand after it as well.
+ANYWHERE = ("address", "wait", "retries", "python")
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+class _Submit(TyperCommand):
+    """What stands after the verb is the verb's, but for the options that no verb has."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        super().parse_args(ctx, args)
+        late = TyperCommand(
+            None, params=[param for param in self.params if param.name in ANYWHERE], add_help_option=False
+        )
+        kept = {"allow_extra_args": True, "ignore_unknown_options": True}
+        found = late.make_context(ctx.info_name, list(ctx.args), default_map=ctx.params, **kept)
+        ctx.params |= found.params
+        ctx.args = found.args
+        return ctx.args
+
+
+@app.command(cls=_Submit, context_settings={"allow_extra_args": True, "allow_interspersed_args": False})
 def submit(
     context: typer.Context,
     verb: Annotated[str, typer.Argument(metavar="VERB", help=", ".join(VERBS))],
     address: Address = None,
     wait: Annotated[bool, typer.Option("--wait", help="show what it prints and exit as it does")] = False,
     retries: Annotated[
-        int, typer.Option(min=0, help="with --wait: submit it again so often where the cluster fails it")
-    ] = 3,
+        int | None,
+        typer.Option(min=0, help="with --wait: submit it again so often where the cluster fails it; by default 3"),
+    ] = None,
     name: Annotated[
-        str | None, typer.Option(help="names the job, NAME-a0; by default the run's name, or the verb")
+        str | None, typer.Option(help="before VERB: names the job, NAME-a0; by default the run's name, or the verb")
     ] = None,
     python: Annotated[
         str | None,
@@ -42,10 +61,14 @@ def submit(
             help="the interpreter there; by default this one if it is there too, else the first on Ray's path"
         ),
     ] = None,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="before VERB: print one JSON object, alone, on stdout; the log goes to stderr"),
+    ] = False,
 ) -> None:
-    """Run a verb as a Ray job: `raydd submit distill CONFIG --address URL`; whatever else is given goes to the verb.
+    """Run a verb as a Ray job: `raydd submit distill CONFIG --address URL`.
 
+    What stands after VERB is the verb's, --name and --json too, but --address, --wait, --retries and --python may stand anywhere.
     YAML files of this machine are taken along; data and stores must be where the cluster can reach them. The cluster's image
     has raydd, of this version. Submitted again, a run goes on from its last checkpoint.
     """
@@ -53,17 +76,24 @@ def submit(
 
     if verb not in VERBS:
         raise UserError(f"VERB must be one of {', '.join(VERBS)}, got {verb!r}")
+    if retries is not None and not wait:
+        raise UserError(
+            "--retries tells how often --wait submits again, got no --wait; give both, or leave --retries out"
+        )
     words = [verb, *context.args]
-    called = name or _run_name(verb, context.args)
+    called = _run_name(verb, context)
     from raydd.engine.jobs import Jobs, run_job
 
     jobs = Jobs(address)
     if wait:
-        code = run_job(jobs, called, words, retries=retries, python=python, say=_say)
-        if code:
-            raise typer.Exit(code)
+        say = _say_aside if as_json else _say
+        done = run_job(jobs, name or called, words, retries=3 if retries is None else retries, python=python, say=say)
+        if as_json:
+            print_json({"address": jobs.address, **asdict(done)})
+        if done.exit_code:
+            raise typer.Exit(done.exit_code)
         return
-    id = jobs.submit(called, words, python)
+    id = jobs.submit(name or called, words, python)
     if as_json:
         print_json({"id": id, "address": jobs.address})
         return
@@ -110,19 +140,27 @@ def cancel(id: Id, address: Address = None) -> None:
     print_line(f"{id} {'is being stopped' if stopped else 'had ended already'}")
 
 
-def _run_name(verb: str, words: list[str]) -> str:
-    """Return the name of the run that a config describes; a mistake in the config is told here and not on the cluster."""
-    if verb not in ("distill", "sweep"):
-        return verb
-    from raydd.config import load_config
+def _run_name(verb: str, context: typer.Context) -> str:
+    """Return the name of the run that the words describe; a mistake in them or in the config is told here, not on the cluster."""
+    from raydd.config import load_config, read_config, sweep_base
 
-    path = next((word for word in words if not word.startswith("-")), None)
-    if path is None:
-        return verb
-    changes = [value for key, value in pairwise(words) if key == "--set"]
-    return load_config(path, changes).name
+    command = typer.main.get_group(app).commands[verb]
+    said = command.make_context(verb, list(context.args), parent=context.parent).params
+    config, overrides = said.get("config"), said.get("overrides") or ()
+    if verb == "distill":
+        return load_config(config, overrides).name
+    if verb == "sweep":
+        return sweep_base(read_config(config), overrides, where=config).config.name
+    if verb == "app":
+        return read_app(said["kind"], config, overrides).name
+    return said.get("name") or verb
 
 
 def _say(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def _say_aside(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()

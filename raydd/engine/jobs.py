@@ -16,10 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from raydd.engine.cluster import forwarded
@@ -31,10 +32,17 @@ POLL_S = 2.0
 EXPECTED = "RAYDD_EXPECTED"
 # The cluster may be out of reach for so long while its job is followed; the job goes on meanwhile.
 PATIENCE_S = 600.0
-# What raydd's own exit codes say: the user's mistake, interrupted, stopped. Submitting the same again would end the same.
-FINAL = (2, 130, 143)
+# What raydd's own exit codes say: the user's mistake, what would end the same again, interrupted, stopped.
+FINAL = (2, 3, 130, 143)
+# As Ray's client words that the cluster has no such job.
+_GONE = "Request failed with status code 404"
 _NOT_IN_IDS = re.compile(r"[^A-Za-z0-9._-]+")
 _log = logging.getLogger("raydd")
+_T = TypeVar("_T")
+
+
+class NoJobError(UserError):
+    """The cluster has no job of this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +133,7 @@ class Jobs:
         """Return how a job is.
 
         Raises:
-            UserError: When there is none of this name.
+            NoJobError: When there is none of this name.
         """
         with self._told(id):
             return _state(self.client.get_job_info(id))
@@ -139,40 +147,42 @@ class Jobs:
         """Hand on what a job prints until it has ended; return how it ended.
 
         Raises:
+            NoJobError: When there is none of this name.
             EngineError: When the cluster cannot be reached for ten minutes.
         """
-        said, heard = 0, time.monotonic()
-        while True:
+        said = 0
+
+        def count(text: str) -> None:
+            nonlocal said
+            said += len(text)
+            say(text)
+
+        def ask() -> JobState:
+            state = self.state(id)
             try:
-                state = self.state(id)
-                said = self._follow_once(id, said, say)
-                heard = time.monotonic()
+                self._follow_once(id, said, count)
+            except EngineError:
+                # A connection may break; whether the cluster is out of reach is told by its next answer.
                 if state.over:
-                    return state
-            except EngineError as error:
-                if time.monotonic() - heard > PATIENCE_S:
                     raise
-                _log.warning("%s; trying on, the job does not need us", error)
+            return state
+
+        while not (state := _patiently(ask, "the job does not need us")).over:
             time.sleep(POLL_S)
+        return state
 
-    def _follow_once(self, id: str, said: int, say: Callable[[str], None]) -> int:
-        """Hand on what is printed until the connection ends; skip what was said before. Returns how much has been said."""
+    def _follow_once(self, id: str, said: int, say: Callable[[str], None]) -> None:
+        """Hand on what is printed until the connection ends; skip what was said before."""
 
-        async def tail() -> int:
-            seen = done = 0
+        async def tail() -> None:
+            seen = 0
             async for text in self.client.tail_job_logs(id):
-                new = text[max(0, said - seen) :]
+                say(text[max(0, said - seen) :])
                 seen += len(text)
-                done += len(new)
-                say(new)
-            return said + done
 
-        try:
-            with self._told(id):
-                return asyncio.run(tail())
-        except UserError:
-            # Nothing is printed before the job has begun.
-            return said
+        # Nothing is printed before the job has begun.
+        with suppress(NoJobError), self._told(id):
+            asyncio.run(tail())
 
     def cancel(self, id: str) -> bool:
         """Stop a job: its driver leaves the last checkpoint; return whether there was anything to stop."""
@@ -199,17 +209,15 @@ class Jobs:
             ) from error
         except RuntimeError as error:
             text = " ".join(str(error).split())[:300]
-            if "404" in text or "does not exist" in text:
-                raise UserError(
-                    f"expected a job named {id} at {self.address}, got none; see `raydd jobs`" if id else text
-                ) from error
+            if id and text.startswith(_GONE):
+                raise NoJobError(f"expected a job named {id} at {self.address}, got none; see `raydd jobs`") from error
             raise EngineError(f"{self.address} refused: {text}") from error
 
 
 def run_job(
     jobs: Jobs, name: str, words: Sequence[str], *, retries: int, python: str | None, say: Callable[[str], None]
-) -> int:
-    """Submit a verb and wait for it, again where the cluster failed it; return the exit code.
+) -> JobState:
+    """Submit a verb and wait for it, again where the cluster failed it; return how the last job ended, always with an exit code.
 
     Args:
         jobs: The cluster's jobs.
@@ -222,17 +230,52 @@ def run_job(
     Raises:
         RaydError: See `Jobs`.
     """
+    id = jobs.submit(name, words, python)
     for left in range(retries, -1, -1):
-        id = jobs.submit(name, words, python)
         _log.info("submitted %s to %s", id, jobs.address)
-        state = jobs.follow(id, say)
+        state = _followed(jobs, id, say)
         if state.status == "SUCCEEDED":
-            return 0
+            return replace(state, exit_code=0)
         if state.status == "STOPPED" or state.exit_code in FINAL or not left:
             _log.error("%s: %s (%s)", id, state.status.lower(), state.message)
-            return state.exit_code or (143 if state.status == "STOPPED" else 1)
+            return replace(state, exit_code=state.exit_code or (143 if state.status == "STOPPED" else 1))
         _log.warning("%s failed (%s); submitting it again, %d more times at most", id, state.message, left)
+        id = _patiently(lambda: jobs.submit(name, _again(words), python), "to submit it again")
     raise AssertionError("unreachable")
+
+
+def _followed(jobs: Jobs, id: str, say: Callable[[str], None]) -> JobState:
+    """Follow a job that was submitted: a head that has started anew has forgotten it, which the cluster is to blame for."""
+    try:
+        return jobs.follow(id, say)
+    except NoJobError:
+        gone = "the cluster has forgotten it"
+        return JobState(id=id, status="FAILED", exit_code=None, message=gone, started=None, ended=None, command="")
+
+
+def _again(words: Sequence[str]) -> list[str]:
+    """Return the words for another attempt: the first one has made the run, so that `--resume never` would refuse it."""
+    never = "--resume=never" in words or ("--resume", "never") in pairwise(words)
+    # The last one counts.
+    return [*words, "--resume=auto"] if never else list(words)
+
+
+def _patiently(ask: Callable[[], _T], why: str) -> _T:
+    """Return what a cluster answers, which may be out of reach for ten minutes.
+
+    Raises:
+        EngineError: When it is for longer.
+    """
+    since = None
+    while True:
+        try:
+            return ask()
+        except EngineError as error:
+            since = since or time.monotonic()
+            if time.monotonic() - since > PATIENCE_S:
+                raise
+            _log.warning("%s; trying on, %s", error, why)
+        time.sleep(POLL_S)
 
 
 def take_along(words: Sequence[str], folder: Path) -> Iterator[str]:

@@ -30,7 +30,7 @@ from raydd.engine.executor import check_engine
 from raydd.engine.metrics import read_metrics, write_metrics
 from raydd.engine.numerics import keep_heap, numerics, versions
 from raydd.engine.run import Resume
-from raydd.errors import EngineError, IntegrityError, RunError
+from raydd.errors import Diverged, EngineError, IntegrityError, RunError
 from raydd.functional.recipe import TrainRecipe
 from raydd.store import Entry, Folder, Lease, digest
 from raydd.training import Alone, Data, Group, Loop, Network, Position, open_data, open_network, open_test
@@ -286,7 +286,7 @@ class _Training:
         """Return the loss of the last update, which waits for a GPU."""
         loss = float(self.loss)
         if not math.isfinite(loss):
-            raise EngineError(f"training gave a loss of {loss} at update {step}; lower the learning rate (--lr)")
+            raise Diverged(f"training gave a loss of {loss} at update {step}; lower the learning rate (--lr)")
         return loss
 
     def _log(self, step: int, loss: float) -> None:

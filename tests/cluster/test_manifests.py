@@ -17,6 +17,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from raydd.cli.jobs import VERBS
 from raydd.config import load_config
 from tests.cluster.schemas import ClusterSpec, NetworkPolicy, RayCluster, RayJob, Template, checked
 
@@ -183,13 +184,18 @@ def test_files_named_on_the_page_exist() -> None:
     assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
-@pytest.mark.parametrize("verb", ["pack", "distill", "evaluate", "train"])
+@pytest.mark.parametrize("verb", ["pack", "distill", "sweep", "app", "evaluate", "train"])
 def test_entry_points_are_the_verbs(verb: str) -> None:
     done = subprocess.run(
         [sys.executable, f"jobs/{verb}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
     assert re.search(rf"Usage: {verb}\.py {verb} ", done.stdout)
+
+
+def test_every_verb_that_is_submitted_has_an_entry_point() -> None:
+    found = {path.stem for path in (ROOT / "jobs").glob("*.py") if "sys.argv.insert(1, " in path.read_text()}
+    assert found == set(VERBS) - {"report", "export"}
 
 
 def test_nothing_reaches_ray_but_raydd_and_the_operator() -> None:
