@@ -1,7 +1,8 @@
 """One family of exceptions.
 
 Every message is one line that says what was expected, what was got and what to do. The command line prints it
-and exits with `exit_code`: 2 where the user can mend it, 1 where the cluster or the store failed, 3 where the same would end the same.
+and exits with `exit_code`: 2 where the user can mend it, 1 where the cluster or the store failed, 3 where
+the same would end the same.
 """
 
 from __future__ import annotations

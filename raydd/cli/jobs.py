@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from raydd.cli.apps import read_app
 from raydd.cli.printing import print_json, print_line
 from raydd.cli.words import Json, app
+from raydd.errors import UserError
 
 VERBS = ("distill", "sweep", "app", "pack", "evaluate", "train", "report", "export")
 Address = Annotated[
@@ -36,7 +37,7 @@ class _Submit(TyperCommand):
             None, params=[param for param in self.params if param.name in ANYWHERE], add_help_option=False
         )
         kept = {"allow_extra_args": True, "ignore_unknown_options": True}
-        found = late.make_context(ctx.info_name, list(ctx.args), default_map=ctx.params, **kept)
+        found = late.make_context(ctx.info_name, list(ctx.args), parent=ctx.parent, default_map=ctx.params, **kept)
         ctx.params |= found.params
         ctx.args = found.args
         return ctx.args
@@ -72,8 +73,6 @@ def submit(
     YAML files of this machine are taken along; data and stores must be where the cluster can reach them. The cluster's image
     has raydd, of this version. Submitted again, a run goes on from its last checkpoint.
     """
-    from raydd.errors import UserError
-
     if verb not in VERBS:
         raise UserError(f"VERB must be one of {', '.join(VERBS)}, got {verb!r}")
     if retries is not None and not wait:
@@ -81,19 +80,21 @@ def submit(
             "--retries tells how often --wait submits again, got no --wait; give both, or leave --retries out"
         )
     words = [verb, *context.args]
-    called = _run_name(verb, context)
+    # Found where --name is given as well, as it tells mistakes.
+    run_name = _run_name(verb, context)
+    called = name or run_name
     from raydd.engine.jobs import Jobs, run_job
 
     jobs = Jobs(address)
     if wait:
         say = _say_aside if as_json else _say
-        done = run_job(jobs, name or called, words, retries=3 if retries is None else retries, python=python, say=say)
+        done = run_job(jobs, called, words, retries=3 if retries is None else retries, python=python, say=say)
         if as_json:
             print_json({"address": jobs.address, **asdict(done)})
         if done.exit_code:
             raise typer.Exit(done.exit_code)
         return
-    id = jobs.submit(name or called, words, python)
+    id = jobs.submit(called, words, python)
     if as_json:
         print_json({"id": id, "address": jobs.address})
         return
@@ -145,8 +146,9 @@ def _run_name(verb: str, context: typer.Context) -> str:
     from raydd.config import load_config, read_config, sweep_base
 
     command = typer.main.get_group(app).commands[verb]
-    said = command.make_context(verb, list(context.args), parent=context.parent).params
-    config, overrides = said.get("config"), said.get("overrides") or ()
+    said: dict[str, Any] = command.make_context(verb, list(context.args), parent=context.parent).params
+    config: Any = said.get("config")
+    overrides = said.get("overrides") or ()
     if verb == "distill":
         return load_config(config, overrides).name
     if verb == "sweep":

@@ -18,8 +18,8 @@ from raydd.engine.jobs import FINAL, Jobs, JobState, run_job
 from raydd.errors import ConfigError, Diverged, EngineError, FinalError, UserError
 
 CONFIG = {"name": "nightly", "data": {"train": "digits"}, "method": {"name": "dm", "ipc": 1}}
-SWEEP = {**CONFIG, "name": "many", "sweep": {"space": {"method.lr_syn": [0.1, 1.0]}}}
-ADAPT = {"name": "moved", "data": {"train": "a", "test": "b"}, "methods": [{"name": "dm"}]}
+SWEEP = {**CONFIG, "name": "many", "sweep": {"space": {"method.lr_syn": {"grid": [0.1, 1.0]}}}}
+ADAPT = Path(__file__).parents[2] / "jobs/configs/apps/adapt-mnist.yaml"
 
 
 def job(id: str, status: str, exit_code: int | None = None) -> JobState:
@@ -59,8 +59,9 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cluster:
     """A cluster, and configs in the working directory."""
     monkeypatch.chdir(tmp_path)
-    for name, config in (("c", CONFIG), ("s", SWEEP), ("a", ADAPT)):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump(config))
+    Path("c.yaml").write_text(yaml.safe_dump(CONFIG))
+    Path("s.yaml").write_text(yaml.safe_dump(SWEEP))
+    Path("a.yaml").write_text(ADAPT.read_text())
     made = Cluster(job("x", "SUCCEEDED"))
     monkeypatch.setattr(engine, "Jobs", lambda address: made)
     return made
@@ -79,6 +80,7 @@ def submit(*words: str) -> Result:
         ("--python p --name z distill c.yaml", "z", "distill c.yaml"),
         ("sweep s.yaml --resume never", "many", "sweep s.yaml --resume never"),
         ("train d16 --net convnet --name foo --json", "foo", "train d16 --net convnet --name foo --json"),
+        ("app adapt a.yaml --set name=moved", "moved", "app adapt a.yaml --set name=moved"),
         ("train d16 --net convnet", "train", "train d16 --net convnet"),
     ],
 )
@@ -96,7 +98,7 @@ def test_words_after_the_verb_are_the_verbs(words: str, name: str, passed: str, 
         ("distill c.yaml --rertries 3", "No such option: --rertries"),
         ("distill c.yaml --sett x", "No such option: --sett"),
         ("--rertries 3 distill c.yaml", "No such option: --rertries"),
-        ("distill c.yaml --retries -1", "is not in the range"),
+        ("distill c.yaml --retries -1", "Invalid value for '--retries'"),
     ],
 )
 def test_words_that_no_verb_takes(words: str, told: str, cluster: Cluster) -> None:
@@ -110,6 +112,7 @@ def test_words_that_no_verb_takes(words: str, told: str, cluster: Cluster) -> No
     ("words", "told"),
     [
         ("sweep c.yaml", "sweep is required but missing"),
+        ("--name x distill c.yaml --set method.ipc=none", "method.ipc"),
         ("distill c.yaml --retries 2", "--retries tells how often --wait submits again, got no --wait"),
         ("app nothing a.yaml", "KIND must be one of .*, got 'nothing'"),
         ("app adapt c.yaml", "c.yaml"),
