@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,11 +130,12 @@ def test_mistakes_are_told_before_anything_is_submitted(words: str, told: str, c
 
 
 def test_with_json_the_log_goes_aside(cluster: Cluster) -> None:
-    done = submit("--json", "distill", "c.yaml", "--wait")
+    done = submit(*["--json", "distill", "c.yaml", "--wait", "--retries", "5", "--set", "name=q"])
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["address"], told["id"], told["status"], told["exit_code"]) == ("http://stub", "x", "SUCCEEDED", 0)
     assert "printed" in done.stderr
+    assert cluster.got == [("q", ["distill", "c.yaml", "--set", "name=q"])]
 
 
 def test_checking_the_words_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
@@ -182,3 +185,40 @@ def test_only_rays_own_404_means_that_there_is_no_such_job() -> None:
     for text in ("Request failed with status code 500: port 40404", "WebSocket error: does not exist"):
         with pytest.raises(EngineError, match="refused: "), jobs._told("a-a0"):
             raise RuntimeError(text)
+
+
+class Client:
+    """Stands in for Ray's client: the first connection to the log breaks, and so does one answer."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = ["RUNNING", ConnectionError("away"), "RUNNING", "SUCCEEDED"]
+        self.logs: list[tuple[str, bool]] = [("one ", True), ("one two ", False), ("one two three", False)]
+
+    def get_job_info(self, id: str) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(
+            submission_id=id,
+            status=answer,
+            driver_exit_code=None,
+            message="",
+            start_time=None,
+            end_time=None,
+            entrypoint="python -m raydd train",
+        )
+
+    async def tail_job_logs(self, id: str) -> AsyncIterator[str]:
+        text, breaks = self.logs.pop(0)
+        yield text
+        if breaks:
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+
+def test_following_outlasts_broken_connections_and_says_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "POLL_S", 0.0)
+    jobs = object.__new__(Jobs)
+    jobs.address, jobs.client = "http://stub", Client()  # type: ignore[assignment]
+    said: list[str] = []
+    assert jobs.follow("n-a0", said.append).status == "SUCCEEDED"
+    assert "".join(said) == "one two three"

@@ -186,11 +186,18 @@ def test_files_named_on_the_page_exist() -> None:
 
 @pytest.mark.parametrize("verb", ["pack", "distill", "sweep", "app", "evaluate", "train"])
 def test_entry_points_are_the_verbs(verb: str) -> None:
-    done = subprocess.run(
-        [sys.executable, f"jobs/{verb}.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    assert re.search(rf"Usage: {verb}\.py {verb} ", help_of(f"jobs/{verb}.py"))
+
+
+def help_of(script: str) -> str:
+    told = [sys.executable, script, "--help"]
+    done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"Usage: {verb}\.py {verb} ", done.stdout)
+    return done.stdout
+
+
+def test_the_benchmark_says_how_it_is_called() -> None:
+    assert re.search(r"Usage: benchmark\.py ", help_of("jobs/benchmark.py"))
 
 
 def test_every_verb_that_is_submitted_has_an_entry_point() -> None:
