@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from raydd.data.index import load_index, verify_shards
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError, IntegrityError
 from raydd.live import checkpoints, show_application, show_run, show_sweep
-from raydd.store import Folder, load_manifest, verify
-
-Kind = Literal["run", "sweep", "application", "set", "shards"]
+from raydd.store import Folder, Kind, kinds, load_manifest, verify
 
 
 def kind_of(url: str) -> Kind:
@@ -20,20 +18,13 @@ def kind_of(url: str) -> Kind:
         DataError: When it is neither a run, a sweep, an application, a distilled set nor packed shards.
     """
     folder = Folder(url)
-    if folder.exists("app.json"):
-        return "application"
-    if folder.exists("config.yaml"):
-        return "run"
-    if folder.exists("sweep.yaml"):
-        return "sweep"
-    if folder.exists("index.json"):
-        return "shards"
-    if folder.exists("manifest.json"):
-        return "set"
-    raise DataError(
-        f"expected a run, a sweep, an application, a distilled set or packed shards at {folder.url}, got none of them; "
-        "check the URL"
-    )
+    kind = kinds.kind_of(folder)
+    if kind is None or kind == "training":
+        raise DataError(
+            f"expected a run, a sweep, an application, a distilled set or packed shards at {folder.url}, got none of them; "
+            "check the URL"
+        )
+    return kind
 
 
 def show(url: str) -> dict[str, Any]:

@@ -188,12 +188,13 @@ def lines(listed: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _line(facts: dict[str, Any]) -> str:
+    begin = f"{facts['name']:30} {facts['state']:10}"
+    if facts["kind"] == "application":
+        return f"{begin} {facts.get('application')} on {facts.get('dataset', '-')}"
     accuracy = ", ".join(f"{of} {mean}" for of, mean in facts.get("accuracy", {}).items())
     what = f"{facts.get('method', '-')} {facts.get('dataset', '-')} ipc {facts.get('ipc', '-')}"
     if facts["kind"] == "sweep":
         done = f"{facts.get('ended', 0)}/{facts.get('trials', '?')} trials"
     else:
         done = f"{facts.get('round', 0)}/{facts.get('rounds', '?')}"
-    if facts["kind"] == "application":
-        return f"{facts['name']:30} {facts['state']:10} {facts.get('application')} on {facts.get('dataset', '-')}"
-    return f"{facts['name']:30} {facts['state']:10} {done:>15} {what:26} {accuracy}".rstrip()
+    return f"{begin} {done:>15} {what:26} {accuracy}".rstrip()

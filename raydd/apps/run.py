@@ -18,7 +18,7 @@ from raydd.errors import ConfigError, RunError
 from raydd.packing import packed
 from raydd.report import write_application
 from raydd.report.findings import Findings
-from raydd.store import Folder, Lease
+from raydd.store import Folder, Lease, check_kind
 from raydd.watchers import Watcher
 
 
@@ -62,8 +62,9 @@ def run_application(kind: str, config: AppConfig, resume: Resume, watcher: Watch
         with Lease.acquire(folder.folder("lease"), say=watcher.say) as lease:
             # Once more: another driver may have begun it in between.
             _exists(folder, kind, identity, "auto")
-            folder.write("config.yaml", dump_config(config).encode())
+            # What tells it from a run comes first.
             folder.write_json("app.json", identity)
+            folder.write("config.yaml", dump_config(config).encode())
             with numerics(config.engine), open_executor(config.engine) as executor:
                 bench = Bench(
                     config=config,
@@ -111,14 +112,14 @@ def _function(kind: str) -> Callable[[Bench], Findings]:
 
 def _exists(folder: Folder, kind: str, identity: dict[str, Any], resume: Resume) -> bool:
     """Whether the application was begun before; checks that it may be gone on with."""
-    exists = folder.exists("config.yaml")
+    check_kind(folder, "application")
+    exists = folder.exists("app.json")
     if exists and resume == "never":
         raise RunError(f"the folder {folder.url} exists; choose another name, delete it, or let --resume be auto")
     if not exists and resume == "must":
         raise RunError(f"expected an application at {folder.url} to go on with, got none; check name and store")
     if not exists:
         return False
-    before = folder.record("app.json") if folder.exists("app.json") else {}
-    if before != identity and _begun(folder):
+    if folder.record("app.json") != identity and _begun(folder):
         raise RunError(f"{folder.url} is of another config or kind; choose another name, or delete it")
     return True

@@ -64,7 +64,7 @@ def show(url: AnyUrl, as_json: Json = False) -> None:
         print_json(facts)
         return
     findings = facts.pop("findings", None)
-    print_facts({"url": facts["url"], **dict(run_lines(facts))} if facts["kind"] == "run" else facts, as_json)
+    print_facts({"url": facts["url"], **dict(run_lines(facts))} if facts["kind"] == "run" else facts, as_json=False)
     if findings is not None:
         from raydd.report.findings import read_grids
 

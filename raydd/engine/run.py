@@ -21,7 +21,7 @@ from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
 from raydd.errors import RunError
 from raydd.evaluate.protocols import PROTOCOLS
 from raydd.methods import Method, Tensors, create
-from raydd.store import Folder, Lease, from_json, load_manifest, read_verified
+from raydd.store import Folder, Lease, check_kind, from_json, load_manifest, read_verified
 
 Resume = Literal["auto", "never", "must"]
 _log = logging.getLogger("raydd")
@@ -75,9 +75,10 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
     """Whether a run has its artifact already; checks that it may be gone on with.
 
     Raises:
-        RunError: When it exists and must not, does not exist and must, or is a run of another config.
+        RunError: When it exists and must not, does not exist and must, is a run of another config, or no run.
     """
     run, name = plan.run, plan.config.name
+    check_kind(run, "run")
     exists = run.exists("config.yaml")
     if exists and resume == "never":
         raise RunError(f"the run {run.url} exists; choose another name, delete it, or let --resume be auto")

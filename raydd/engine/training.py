@@ -32,7 +32,7 @@ from raydd.engine.numerics import keep_heap, numerics, versions
 from raydd.engine.run import Resume
 from raydd.errors import Diverged, EngineError, IntegrityError, RunError
 from raydd.functional.recipe import TrainRecipe
-from raydd.store import Entry, Folder, Lease, digest
+from raydd.store import Entry, Folder, Lease, check_kind, digest
 from raydd.training import Alone, Data, Group, Loop, Network, Position, open_data, open_network, open_test
 from raydd.training.data import check_batch, facts_of
 
@@ -156,11 +156,8 @@ def _said(job: TrainJob) -> dict[str, Any]:
 
 
 def _is_finished(job: TrainJob, run: Folder, resume: Resume) -> bool:
+    check_kind(run, "training")
     exists = run.exists("config.json")
-    if run.exists("config.yaml"):
-        raise RunError(
-            f"expected a place for a training at {run.url}, got a run of `raydd distill`; choose another name"
-        )
     if exists and resume == "never":
         raise RunError(f"the run {run.url} exists; choose another name, delete it, or let --resume be auto")
     if not exists:

@@ -26,7 +26,7 @@ from raydd.engine.job import facts_of, open_real, problem_of
 from raydd.errors import ConfigError, RunError
 from raydd.evaluate import net_text
 from raydd.methods import create
-from raydd.store import Folder
+from raydd.store import Folder, check_kind
 from raydd.sweep.records import Trial, name_of
 from raydd.sweep.space import Draw, applied, count, points, probes
 
@@ -214,11 +214,10 @@ def check_same(plan: SweepPlan) -> bool:
     """Say whether the sweep exists already; checks that it is this one.
 
     Raises:
-        RunError: When it is another, or a run.
+        RunError: When it is another, or something else.
     """
     folder = plan.folder
-    if folder.exists("config.yaml"):
-        raise RunError(f"expected a sweep or nothing at {folder.url}, got a run; choose another name")
+    check_kind(folder, "sweep")
     if not folder.exists(CONFIG):
         return False
     where = f"{folder.url}/{CONFIG}"

@@ -46,3 +46,9 @@ def test_a_config_with_a_sweep_is_a_run_too(work: Path, shards: dict[str, str]) 
     # Where a run is, no sweep begins.
     mistake = command(work, "sweep", "c.yaml", "--set", "name=run").mistake
     assert mistake == f"raydd: expected a sweep or nothing at {work}/runs/run, got a run; choose another name"
+    # Where a sweep is, no run begins, which would replace its best set.
+    (work / "runs/swept").mkdir()
+    (work / "runs/swept/sweep.yaml").write_text("name: swept")
+    mistake = command(work, "distill", "c.yaml", "--set", "name=swept").mistake
+    assert mistake == f"raydd: expected a run or nothing at {work}/runs/swept, got a sweep; choose another name"
+    assert tree(work / "runs/swept") == {"sweep.yaml": b"name: swept"}
