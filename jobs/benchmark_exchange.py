@@ -2,7 +2,8 @@
 
 `Echo` is a method without arithmetic: its gradient is half of its variables. Bare is the same exchange by hand: for `store` the
 driver puts the variables, actors read them and return gradients, the driver adds and updates; for `collective` actors gather
-gradients by gloo, add and update. Engine and bare do the same passes over the arrays, so that the difference is the engine.
+gradients by gloo, add and update. Engine and bare do the same passes over the arrays, so that the difference is the engine. With
+one worker `auto` exchanges nothing, and stands beside the bare exchange that it spares.
 """
 
 from __future__ import annotations
@@ -187,12 +188,12 @@ def measure_exchange(source: str, store: str, repeats: int) -> None:
             ray.get([actor.join.remote(host, port, rank, workers) for rank, actor in enumerate(actors)])
             for megabytes, rounds in ROUNDS.items():
                 images = megabytes * 2**20 // (4 * 3072)
-                for way in ("store", "collective") if workers > 1 else ("store",):
+                for way in ("store", "collective") if workers > 1 else ("auto", "store"):
                     ours, bare = [], []
                     for repeat in range(repeats):
                         name = f"echo-{workers}-{megabytes}-{way}-{repeat}"
                         ours.append(engine_round(executor, source, store, name, images, way, rounds))
-                        if way == "store":
+                        if way != "collective":
                             bare.append(bare_store(actors, images * 3072, rounds // 2))
                         else:
                             bare.append(max(ray.get([a.rounds.remote(rounds // 2, images * 3072) for a in actors])))

@@ -148,7 +148,7 @@ def part_rounds(url: str, name: str, classes: str, width: str, rounds: str, few:
         variables = work.initial()
         optimiser = to_arrays(work.method.optimiser(to_tensors(variables)))
         size = sum(array.nbytes for array in variables.values())
-        held = Held(work, range(len(work.method.slots_all)), variables, optimiser, group=None, resident=name == "dm")
+        held = Held(work, range(len(work.method.slots_all)), variables, optimiser, group=None, split=False)
         del variables, optimiser
         first, *seconds = [processor_s(lambda r=r: one_round(held, r)) for r in range(int(rounds) + 1)]
     title = name + (", chunks of 250" if few else "")

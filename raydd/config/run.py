@@ -102,7 +102,7 @@ class EngineConfig(Section):
     exchange: Literal["auto", "store", "resident", "collective"] = Field(
         "auto",
         description="how variables and gradients travel: by the object store; not at all, where classes need nothing of "
-        "each other; among the workers by torch.distributed. The result is the same",
+        "each other or one worker has all; among the workers by torch.distributed. The result is the same",
     )
     deterministic: bool = True
     precision: Literal["fp32", "tf32", "bf16"] = Field(

@@ -80,13 +80,13 @@ class DistillWorker:
         self.meeting = open_meeting(host, self.engine.step_timeout_s)
         return host, self.meeting.port
 
-    def hold(self, share: Sequence[int], arrays: tuple[Arrays, Arrays], place: Place | None, *, resident: bool) -> None:
+    def hold(self, share: Sequence[int], arrays: tuple[Arrays, Arrays], place: Place | None, *, split: bool) -> None:
         """Keep the variables here from now on, and join the group that exchanges gradients, if there is one."""
         work, meeting = self._ready(), self.meeting if place is not None and place.rank == 0 else None
         if place is None or place.rank:
             self._let_go()
         group = Group(place, meeting, self.device) if place is not None else None
-        self.held = Held(work, share, *arrays, group=group, resident=resident)
+        self.held = Held(work, share, *arrays, group=group, split=split)
 
     def advance_held(self, first: int, count: int) -> list[list[Reply]]:
         """Do whole rounds with the variables that are kept here."""

@@ -136,13 +136,17 @@ class RayExecutor(Executor):
             host, port = self._get([self.hands[0].actor.meet.remote()], self.hands[:1])[0]
             timeout_s = self.engine.step_timeout_s
             places = [Place(host=host, port=port, rank=i, size=size, timeout_s=timeout_s) for i in range(size)]
-        resident = exchange == "resident"
         calls = [
-            hand.actor.hold.remote(list(share), payload, place, resident=resident)
+            hand.actor.hold.remote(list(share), payload, place, split=self._split)
             for hand, share, place in zip(self.hands, deal(len(self.slots), size), places, strict=True)
         ]
         self._get(calls, self.hands)
         self.exchanged += size * (bytes_of(variables) + bytes_of(optimiser))
+
+    @property
+    def _split(self) -> bool:
+        """Whether workers keep the rows of their slots only."""
+        return self.keeping == "resident" and len(self.hands) > 1
 
     def advance_held(self, first: int, count: int) -> list[list[Reply]]:
         """See the base class."""
@@ -153,12 +157,11 @@ class RayExecutor(Executor):
 
     def bring(self) -> tuple[Tensors, Tensors]:
         """See the base class."""
-        resident = self.keeping == "resident"
         busy = [hand for hand, share in zip(self.hands, self._shares(), strict=True) if share]
-        hands = busy if resident else self.hands[:1]
+        hands = busy if self._split else self.hands[:1]
         parts = self._get([hand.actor.bring.remote() for hand in hands], hands)
         self.exchanged += sum(bytes_of(arrays) for part in parts for arrays in part)
-        return join(parts, resident=resident)
+        return join(parts)
 
     def snapshot(self, variables: Arrays, checkpoint: str) -> Callable[[], dict[str, Entry]]:
         """See the base class."""

@@ -1,8 +1,9 @@
 """Variables that live with the workers between two checkpoints, where sending them each round would cost too much.
 
 A method whose slots own their rows (`Method.own_rows`: DM, and DC at one image a class) needs no exchange at all: each worker
-takes its rows' optimiser steps itself. For other methods the workers may reduce the gradients among themselves (`group.py`), and
-each takes the same step. Either way the bits are those of a coordinator that does it all.
+takes its rows' optimiser steps itself. Nor does any method whose one worker has all slots. Otherwise the workers may reduce the
+gradients among themselves (`group.py`), and each takes the same step. Either way the bits are those of a coordinator that does
+it all.
 """
 
 from __future__ import annotations
@@ -51,9 +52,9 @@ def choose_exchange(engine: EngineConfig, method: Method, variables: Tensors, wo
 
 def automatic(separable: bool, size: int, workers: int) -> Exchange:
     """Return what `auto` means for slots that own their rows or not, variables of `size` bytes, and one worker or more."""
-    if separable:
+    if separable or workers == 1:
         return "resident"
-    return "collective" if workers > 1 and size * workers > MOST_BYTES else "store"
+    return "collective" if size * workers > MOST_BYTES else "store"
 
 
 class Held:
@@ -65,7 +66,7 @@ class Held:
         variables: All variables.
         optimiser: All of the optimiser's state.
         group: Where gradients are gathered; None for rows of this worker's own, or where it is alone.
-        resident: Whether the worker's slots own their rows.
+        split: Whether this worker keeps the rows of its slots only, others the rest.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class Held:
         optimiser: Arrays,
         *,
         group: Group | None,
-        resident: bool,
+        split: bool,
     ) -> None:
         self.work, self.method, self.share, self.group = work, work.method, frozenset(share), group
-        self.rows = self._rows(share) if resident else None
+        self.rows = self._rows(share) if split else None
         self.variables = to_tensors(variables, work.device)
         self.optimiser = self._cut(to_tensors(optimiser, work.device))
 
@@ -142,7 +143,7 @@ class Held:
                 self.variables[name][self.rows] = value
 
     def bring(self) -> tuple[Arrays, Arrays]:
-        """Return this worker's variables and optimiser state: its own rows where it is resident."""
+        """Return this worker's variables and optimiser state: its own rows where they are split."""
         return to_arrays(self._cut(self.variables)), to_arrays(self.optimiser)
 
     def finish(self) -> None:
@@ -155,10 +156,8 @@ class Held:
             self.group.close()
 
 
-def join(parts: Sequence[tuple[Arrays, Arrays]], *, resident: bool) -> tuple[Tensors, Tensors]:
+def join(parts: Sequence[tuple[Arrays, Arrays]]) -> tuple[Tensors, Tensors]:
     """Return all variables and the optimiser's state from what workers with slots brought, in the order of their slots."""
-    if not resident:
-        return to_tensors(parts[0][0]), to_tensors(parts[0][1])
     variables, optimiser = ([to_tensors(part) for part in arrays] for arrays in zip(*parts, strict=True))
     return _stack(variables), _stack(optimiser)
 

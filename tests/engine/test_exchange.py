@@ -119,11 +119,12 @@ def test_the_choice_goes_by_what_couples_slots_and_by_size(
 
     assert chosen("dm", 0) == "store"
     assert chosen("dm", 1) == chosen("dm", 4) == chosen("mmd", 2) == "resident"
+    assert chosen("dc", 1) == chosen("frepo", 1) == "resident"
+    assert chosen("frepo", 1, engine__exchange="store") == "store"
     assert chosen("dc", 2) == chosen("frepo", 2) == "store"
     assert chosen("dc", 2, method__nets_per_round=1, method__outer_loop=1) == "resident"
     assert chosen("frepo", 2, engine__exchange="collective") == "collective"
     monkeypatch.setattr(held, "MOST_BYTES", 2000)
-    assert chosen("frepo", 1) == "store"
     assert chosen("frepo", 2) == "collective"
     with pytest.raises(ConfigError, match=r"engine.exchange resident needs a method whose classes .* set it to auto"):
         chosen("frepo", 2, engine__exchange="resident")
@@ -146,12 +147,12 @@ def test_rows_of_one_worker_are_all_that_an_update_moves(digits: str, tmp_path: 
     work = Work(plan.job, torch.device("cpu"))
     start = work.initial()
     optimiser = to_arrays(method.optimiser({"x_syn": torch.tensor(start["x_syn"])}))
-    parts = [Held(work, share, start, optimiser, group=None, resident=True) for share in ([0, 1, 2], [3, 4])]
+    parts = [Held(work, share, start, optimiser, group=None, split=True) for share in ([0, 1, 2], [3, 4])]
     for part in parts:
         part.advance(0, 3)
     brought = [part.bring() for part in parts]
     assert [len(variables["x_syn"]) for variables, _ in brought] == [12, 8]
-    variables, state = join(brought, resident=True)
+    variables, state = join(brought)
     assert torch.equal(parts[1].variables["x_syn"][:12], torch.tensor(start["x_syn"])[:12])
     assert int(state["step"]) == 3
     assert state["momentum.x_syn"].shape == variables["x_syn"].shape
