@@ -194,6 +194,7 @@ class Jobs:
     @contextmanager
     def _told(self, id: str = "") -> Iterator[None]:
         """Turn what Ray's client raises into one clear line."""
+        from aiohttp import ClientError
         from ray.exceptions import AuthenticationError
 
         try:
@@ -207,7 +208,8 @@ class Jobs:
             raise EngineError(
                 f"expected a Ray cluster at {self.address}, got no answer; start it, forward its port 8265, or give --address"
             ) from error
-        except RuntimeError as error:
+        # The second is of logs that are followed, as where a proxy lets no websocket through.
+        except (RuntimeError, ClientError) as error:
             text = " ".join(str(error).split())[:300]
             if id and text.startswith(_GONE):
                 raise NoJobError(f"expected a job named {id} at {self.address}, got none; see `raydd jobs`") from error

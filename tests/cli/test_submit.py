@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
@@ -190,7 +191,8 @@ def test_only_rays_own_404_means_that_there_is_no_such_job() -> None:
 class Client:
     """Stands in for Ray's client: the first connection to the log breaks, and so does one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, breaks: Exception) -> None:
+        self.breaks = breaks
         self.answers: list[Any] = ["RUNNING", ConnectionError("away"), "RUNNING", "SUCCEEDED"]
         self.logs: list[tuple[str, bool]] = [("one ", True), ("one two ", False), ("one two three", False)]
 
@@ -212,13 +214,23 @@ class Client:
         text, breaks = self.logs.pop(0)
         yield text
         if breaks:
-            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+            raise self.breaks
 
 
-def test_following_outlasts_broken_connections_and_says_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        RuntimeError("WebSocket connection closed unexpectedly with close code 1006"),
+        aiohttp.ClientPayloadError("Response payload is not completed"),
+        aiohttp.ServerDisconnectedError(),
+    ],
+)
+def test_following_outlasts_broken_connections_and_says_nothing_twice(
+    breaks: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine, "POLL_S", 0.0)
     jobs = object.__new__(Jobs)
-    jobs.address, jobs.client = "http://stub", Client()  # type: ignore[assignment]
+    jobs.address, jobs.client = "http://stub", Client(breaks)  # type: ignore[assignment]
     said: list[str] = []
     assert jobs.follow("n-a0", said.append).status == "SUCCEEDED"
     assert "".join(said) == "one two three"
