@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raydd.config import Config, config_from, load_config, validate
@@ -281,13 +281,11 @@ def _score(
         options: dict[str, Any] = {"train": plan.job.shards, "test": plan.test, "repeats": wanted.repeats}
         options |= {"whole_epochs": wanted.whole_epochs, "device": "cuda" if engine.gpus_per_worker else "cpu"}
         kept = plan.run.folder("evaluation")
-        options |= {"map": Keeping(map=executor.map, folder=kept)}
-        parts = []
-        for ds, seed in sets:
-            request = Request(ds=ds, protocol=wanted.protocol, nets=nets, baselines=() if parts else wanted.baselines)
-            request = with_coresets(request, train=plan.job.shards, engine=engine, executor=executor, keep=kept)
-            parts.append(score_all([request], seed=seed, on_result=watcher.evaluating, **options))
-        results = pooled(parts)
+        options |= {"map": Keeping(map=executor.map, folder=kept), "on_result": watcher.evaluating}
+        requests = [Request(ds=ds, seed=seed, protocol=wanted.protocol, nets=nets) for ds, seed in sets]
+        first = replace(requests[0], baselines=wanted.baselines)
+        first = with_coresets(first, train=plan.job.shards, engine=engine, executor=executor, keep=kept)
+        results = pooled(score_all([first, *requests[1:]], **options))
     seconds = round(time.monotonic() - started, 3)
     body: dict[str, Any] = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan)}
     body |= {"test": plan.test, "seconds": seconds}

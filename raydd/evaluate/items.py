@@ -138,6 +138,19 @@ class Item:
         return derive(shared.seed, purpose, self.of, shared.protocol, self.net_text, repeat)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """An item of an evaluation of several sets.
+
+    Attributes:
+        which: The place of its set's `Shared` among all.
+        item: The item.
+    """
+
+    which: int
+    item: Item
+
+
 @lru_cache(maxsize=3)
 def real_data(
     url: str,
@@ -187,6 +200,11 @@ def accuracies(shared: Shared, item: Item) -> list[float]:
         else:
             found += score(module, states, shared.judges(item.part), preprocessing, device)
     return found
+
+
+def placed_accuracies(shared: Sequence[Shared], placed: Placed) -> list[float]:
+    """Return the `accuracies` of an item."""
+    return accuracies(shared[placed.which], placed.item)
 
 
 def _train_together(

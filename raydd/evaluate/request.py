@@ -45,6 +45,7 @@ class Request:
         baselines: Names out of `raydd.config.BASELINES`. The whole set is trained on at most twice.
         coresets: The sets of those baselines that are chosen beforehand, by their names.
         predictors: Out of `train`, `krr` and `knn`; the whole set answers by `train` only.
+        seed: Root of all draws; None for the evaluation's.
     """
 
     ds: DistilledSet
@@ -55,6 +56,7 @@ class Request:
     baselines: Sequence[str] = ()
     coresets: Mapping[str, DistilledSet] = field(default_factory=dict)
     predictors: Sequence[str] = ("train",)
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ def prepare(request: Request, *, test: str, train: str | None, whole_epochs: int
         test: URL of packed test shards.
         train: URL of packed training shards, or None.
         whole_epochs: Epochs of the training on the whole set.
-        seed: Root of all draws.
+        seed: Root of all draws, unless the request has its own.
         device: Where networks are trained.
 
     Raises:
@@ -172,7 +174,7 @@ def prepare(request: Request, *, test: str, train: str | None, whole_epochs: int
         val_fraction=val_fraction(ds, name),
         split_seed=split_seed(ds),
         whole_epochs=whole_epochs,
-        seed=seed,
+        seed=seed if request.seed is None else request.seed,
         device=device,
         draws={of: draws(ds, of, counts) for of in DRAWN if of in request.baselines},
         others={of: _alike(ds, core) for of, core in request.coresets.items()},

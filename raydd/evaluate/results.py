@@ -87,21 +87,21 @@ def deviation(each: list[float]) -> float:
     return statistics.stdev(each) if len(each) > 1 else 0.0
 
 
-def pooled(parts: Sequence[Sequence[Accuracy]]) -> list[Accuracy]:
+def pooled(results: Sequence[Accuracy]) -> list[Accuracy]:
     """Return the results of several sets that were distilled alike as those of one, over all their networks.
 
-    Args:
-        parts: The results of each set. The first decides what there is; what only it has, such as baselines, is kept.
+    What was scored beside one of them only, such as baselines, stays as it is.
     """
-    if len(parts) == 1:
-        return list(parts[0])
-    return [_pooled(first, [one for part in parts for one in part if _kind(one) == _kind(first)]) for first in parts[0]]
+    alike: dict[tuple[str | None, ...], list[Accuracy]] = {}
+    for result in results:
+        alike.setdefault(_kind(result), []).append(result)
+    return [_pooled(each) for each in alike.values()]
 
 
-def _pooled(first: Accuracy, alike: Sequence[Accuracy]) -> Accuracy:
+def _pooled(alike: Sequence[Accuracy]) -> Accuracy:
     each = [percent for one in alike for percent in one.each]
     mean, std = statistics.fmean(each), deviation(each)
-    return replace(first, mean=mean, std=std, repeats=len(each), each=each, sets=len(alike))
+    return replace(alike[0], mean=mean, std=std, repeats=len(each), each=each, sets=len(alike))
 
 
 def _kind(result: Accuracy) -> tuple[str | None, ...]:

@@ -20,12 +20,12 @@ import torch
 
 from raydd.data.index import load_index
 from raydd.errors import IntegrityError
-from raydd.evaluate.items import Item, Shared
+from raydd.evaluate.items import Item, Placed, Shared
 from raydd.evaluate.mapping import MapFunction, Progress
 from raydd.evaluate.protocols import PROTOCOLS
 from raydd.store import Folder, to_json
 
-Function = Callable[[Shared, Item], list[float]]
+Function = Callable[[Sequence[Shared], Placed], list[float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +47,13 @@ class Keeping:
         self, function: Any, items: Sequence[Any], shared: Any, on_result: Progress | None = None
     ) -> list[Any]:
         """Return `[function(shared, item) for item in items]`, each list of numbers from the folder where it is there."""
-        base = identity(shared)
-        keys = [key(base, item) for item in items]
+        bases = [identity(each) for each in shared]
+        keys = [key(bases[placed.which], placed.item) for placed in items]
         names = set(self.folder.list())
         found = {
             place: numbers
             for place, name in enumerate(keys)
-            if f"{name}.json" in names and (numbers := _read(self.folder, name, items[place])) is not None
+            if f"{name}.json" in names and (numbers := _read(self.folder, name, items[place].item)) is not None
         }
         if found and on_result is not None:
             on_result(len(found), len(items))
@@ -75,15 +75,15 @@ class Task:
     """What whoever does items needs to know; picklable where `function` and `shared` are."""
 
     function: Function
-    shared: Shared
+    shared: Sequence[Shared]
     folder: Folder
 
 
-def do(task: Task, named: tuple[str, Item]) -> list[float]:
+def do(task: Task, named: tuple[str, Placed]) -> list[float]:
     """Do an item and write down what it gives under its key."""
-    name, item = named
-    numbers = task.function(task.shared, item)
-    body = _body(name, item, numbers)
+    name, placed = named
+    numbers = task.function(task.shared, placed)
+    body = _body(name, placed.item, numbers)
     task.folder.write_json(f"{name}.json", {**body, "sha256": digest(body)})
     return numbers
 

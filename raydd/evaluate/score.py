@@ -11,7 +11,7 @@ import torch
 
 from raydd.config import NetConfig
 from raydd.distilled import DistilledSet
-from raydd.evaluate.items import Item, Predictor, accuracies, real_data
+from raydd.evaluate.items import Placed, Predictor, placed_accuracies, real_data
 from raydd.evaluate.mapping import MapFunction, Progress, sequential
 from raydd.evaluate.protocols import Protocol
 from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, float_bytes, net_text, prepare
@@ -109,7 +109,7 @@ def evaluate_all(
         train: URL of packed training shards, for baselines and choices.
         repeats: Networks trained for each result; 0 for no evaluation.
         whole_epochs: Epochs of the training on the whole set.
-        seed: Root of all draws.
+        seed: Root of all draws, but of requests that have their own.
         device: Where networks are trained, as torch names it; by default the GPU where this process sees one.
         group: How many repeats are trained together, which is part of the numerics; by default 1 on the CPU, 20 on a GPU.
         map: Spreads the groups; in this process and one by one by default.
@@ -152,55 +152,58 @@ class _Run:
     ) -> None:
         self.tasks, self.repeats, self.size, self.map, self.on_result = tasks, repeats, size, map, on_result
         self.done = 0
-        self.total = sum(len(self._tests(task, task.cells)) + len(self._trials(task)) for task in tasks)
+        self.total = len(self._tests([task.cells for task in tasks])) + len(self._trials())
 
     def results(self) -> list[Accuracy]:
         """Choose what is open, for all tasks, then read the test split."""
-        chosen = [self._choose(task) for task in self.tasks]
-        return [result for task, cells in zip(self.tasks, chosen, strict=True) for result in self._score(task, cells)]
-
-    def _tests(self, task: Task, cells: Sequence[Cell]) -> list[tuple[int, Item]]:
-        """Return the items of all cells with the cells' places; the longest come first, so that none ends alone."""
-        found = [
-            (i, item)
+        chosen = self._choose()
+        each: dict[tuple[int, int, Predictor], list[float]] = {}
+        for (which, i), percents in self._spread(self._tests(chosen)):
+            predictors = chosen[which][i].predictors
+            size = len(percents) // len(predictors)
+            for place, predictor in enumerate(predictors):
+                each.setdefault((which, i, predictor), []).extend(percents[place * size : (place + 1) * size])
+        return [
+            _accuracy(task, cell, predictor, each[which, i, predictor])
+            for which, (task, cells) in enumerate(zip(self.tasks, chosen, strict=True))
             for i, cell in enumerate(cells)
+            for predictor in cell.predictors
+        ]
+
+    def _tests(self, cells: Sequence[Sequence[Cell]]) -> list[tuple[tuple[int, int], Placed]]:
+        """Return the items of all cells with the places of task and cell; the longest come first, so that none ends alone."""
+        found = [
+            ((which, i), Placed(which=which, item=item))
+            for which, task in enumerate(self.tasks)
+            for i, cell in enumerate(cells[which])
             for item in cell.items(task.repeats(cell, self.repeats), self.size)
         ]
-        return sorted(found, key=lambda pair: (pair[1].of != "whole", pair[1].of == "distilled"))
+        return sorted(found, key=lambda pair: (pair[1].item.of != "whole", pair[1].item.of == "distilled"))
 
-    def _trials(self, task: Task) -> list[tuple[tuple[int, float], Item]]:
-        """Return an item for every open cell and rate, with the cell's place and the rate."""
+    def _trials(self) -> list[tuple[tuple[int, int, float], Placed]]:
+        """Return an item for every open cell and rate, with the places of task and cell and the rate."""
         return [
-            ((i, rate), item)
+            ((which, i, rate), Placed(which=which, item=item))
+            for which, task in enumerate(self.tasks)
             for i, cell in enumerate(task.cells)
             if task.is_open(cell)
             for rate in task.protocol.rates
             for item in replace(cell, lr=rate, predictors=cell.predictors[:1]).items(CHOICE_REPEATS, self.size, "val")
         ]
 
-    def _choose(self, task: Task) -> list[Cell]:
-        """Return a task's cells with the rate of the best mean on validation images, the first of equals, where it is open."""
-        scores: dict[int, dict[float, list[float]]] = {}
-        for (i, rate), each in self._spread(task, self._trials(task)):
-            scores.setdefault(i, {}).setdefault(rate, []).extend(each)
-        best = {i: max(rates, key=lambda rate: statistics.fmean(rates[rate])) for i, rates in scores.items()}
-        return [replace(cell, lr=best.get(i)) for i, cell in enumerate(task.cells)]
-
-    def _score(self, task: Task, cells: Sequence[Cell]) -> list[Accuracy]:
-        each: dict[tuple[int, Predictor], list[float]] = {}
-        for i, percents in self._spread(task, self._tests(task, cells)):
-            predictors = cells[i].predictors
-            size = len(percents) // len(predictors)
-            for place, predictor in enumerate(predictors):
-                each.setdefault((i, predictor), []).extend(percents[place * size : (place + 1) * size])
+    def _choose(self) -> list[list[Cell]]:
+        """Return the tasks' cells with the rate of the best mean on validation images, the first of equals, where it is open."""
+        scores: dict[tuple[int, int], dict[float, list[float]]] = {}
+        for (which, i, rate), each in self._spread(self._trials()):
+            scores.setdefault((which, i), {}).setdefault(rate, []).extend(each)
+        best = {place: max(rates, key=lambda rate: statistics.fmean(rates[rate])) for place, rates in scores.items()}
         return [
-            _accuracy(task, cell, predictor, each[i, predictor])
-            for i, cell in enumerate(cells)
-            for predictor in cell.predictors
+            [replace(cell, lr=best.get((which, i))) for i, cell in enumerate(task.cells)]
+            for which, task in enumerate(self.tasks)
         ]
 
-    def _spread(self, task: Task, keyed: Sequence[tuple[Key, Item]]) -> list[tuple[Key, list[float]]]:
-        """Map over a task's items; return what each gives with its key."""
+    def _spread(self, keyed: Sequence[tuple[Key, Placed]]) -> list[tuple[Key, list[float]]]:
+        """Map over items of all tasks; return what each gives with its key."""
         if not keyed:
             return []
         before = self.done
@@ -210,7 +213,8 @@ class _Run:
             if self.on_result is not None:
                 self.on_result(self.done, self.total)
 
-        found = self.map(accuracies, [item for _, item in keyed], task.shared, tell)
+        shared = [task.shared for task in self.tasks]
+        found = self.map(placed_accuracies, [placed for _, placed in keyed], shared, tell)
         return [(key, each) for (key, _), each in zip(keyed, found, strict=True)]
 
 

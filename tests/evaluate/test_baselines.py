@@ -134,7 +134,7 @@ def test_robust_scores_ask_for_all_they_need(shards, make_set, monkeypatch):
     def invent(shared, item):
         return [float(item.of == "distilled") * 50 + 25.0] * len(item.repeats)
 
-    monkeypatch.setattr("raydd.evaluate.score.accuracies", invent)
+    monkeypatch.setattr("raydd.evaluate.items.accuracies", invent)
     results = api.evaluate(
         make_set(soft=True), test=shards["test"], train=shards["train"], robust=True, repeats=1, nets=["mlp"]
     )

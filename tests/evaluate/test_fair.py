@@ -115,8 +115,8 @@ def test_the_test_split_is_opened_after_the_last_choice(shards, make_set, quick,
         return read(self, ids)
 
     def spread(function, items, shared, on_result=None):
-        events.extend(["maps", *(item.part for item in items)])
-        return [function(shared, item) for item in items]
+        events.extend(["maps", *(placed.item.part for placed in items)])
+        return [function(shared, placed) for placed in items]
 
     monkeypatch.setattr(RealData, "__init__", open_it)
     monkeypatch.setattr(RealData, "images", read_it)
@@ -136,8 +136,8 @@ def test_the_test_split_is_opened_after_the_last_choice(shards, make_set, quick,
     assert last_choice < first_test
     assert "reads test" in events
     assert "opens val" in events[:first_test]
-    # Two requests choose, and then three are scored, each in one go.
-    assert [events[i + 1] for i, event in enumerate(events) if event == "maps"] == ["val"] * 2 + ["test"] * 3
+    # All requests choose in one go, and then all are scored.
+    assert [events[i + 1] for i, event in enumerate(events) if event == "maps"] == ["val", "test"]
     assert events.count("opens test") == 1
 
 
@@ -145,7 +145,10 @@ def test_the_best_rate_by_the_mean_of_its_networks_is_taken(shards, make_set):
     def invent(function, items, shared, on_result=None):
         # Without augmentation, .02 has the best single network but .005 the best mean; with it all are the same.
         plain = {0.001: (1.0, 2.0), 0.005: (60.0, 62.0), 0.02: (99.0, 3.0), 0.1: (50.0, 50.0)}
-        return [[plain[item.lr][item.repeats[0]] if item.part == "val" and not item.augment else 7.0] for item in items]
+        return [
+            [plain[item.lr][item.repeats[0]] if item.part == "val" and not item.augment else 7.0]
+            for item in (placed.item for placed in items)
+        ]
 
     with_it, without = evaluate(
         make_set(), test=shards["test"], train=shards["train"], protocol="fair", nets=NET, repeats=1, map=invent

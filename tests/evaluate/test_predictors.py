@@ -21,7 +21,7 @@ NET = ["convnet:width=4,depth=1"]
 
 def invent(function, items, shared, on_result=None):
     """Do nothing, and return the place of every number."""
-    return [[float(i) for i in range(len(item.repeats) * len(item.predictors))] for item in items]
+    return [[float(i) for i in range(len(placed.item.repeats) * len(placed.item.predictors))] for placed in items]
 
 
 def test_krr_is_a_regression_on_features(make_set, shards):
@@ -115,7 +115,7 @@ def test_a_coreset_is_scored_in_the_normalisation_of_the_set(shards, make_set):
     ds, seen = make_set(), []
 
     def look(function, items, shared, on_result=None):
-        seen.append(shared)
+        seen.extend(shared)
         return invent(function, items, shared)
 
     other = Transform(torch.tensor([0.9]), torch.tensor([0.1]))

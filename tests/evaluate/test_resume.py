@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from raydd.evaluate import Keeping, evaluate, sequential
-from raydd.evaluate.items import Item, Shared
+from raydd.evaluate.items import Item, Placed, Shared
 from raydd.evaluate.resume import identity, key
 from raydd.store import Folder
 
 ITEMS = [Item(of="distilled", net={"name": "mlp"}, net_text="mlp", repeats=(i, i + 1)) for i in range(0, 8, 2)]
+PLACED = [Placed(which=0, item=item) for item in ITEMS]
 calls: list[tuple[int, ...]] = []
 
 
@@ -20,15 +22,15 @@ class Stopped(BaseException):
     """Somebody pressed a key."""
 
 
-def tenths(shared: Shared, item: Item) -> list[float]:
-    calls.append(item.repeats)
-    return [repeat / 10 for repeat in item.repeats]
+def tenths(shared: Sequence[Shared], placed: Placed) -> list[float]:
+    calls.append(placed.item.repeats)
+    return [repeat / 10 for repeat in placed.item.repeats]
 
 
-def stops(shared: Shared, item: Item) -> list[float]:
-    if item.repeats[0] == 4:
+def stops(shared: Sequence[Shared], placed: Placed) -> list[float]:
+    if placed.item.repeats[0] == 4:
         raise Stopped
-    return tenths(shared, item)
+    return tenths(shared, placed)
 
 
 @pytest.fixture
@@ -65,17 +67,17 @@ EXPECTED = [[0.0, 0.1], [0.2, 0.3], [0.4, 0.5], [0.6, 0.7]]
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(keeping, shared):
     told = []
     with pytest.raises(Stopped):
-        keeping(stops, ITEMS, shared)
+        keeping(stops, PLACED, [shared])
     assert calls == [(0, 1), (2, 3)]
-    assert keeping(tenths, ITEMS, shared, lambda done, total: told.append((done, total))) == EXPECTED
+    assert keeping(tenths, PLACED, [shared], lambda done, total: told.append((done, total))) == EXPECTED
     assert calls == [(0, 1), (2, 3), (4, 5), (6, 7)]
     assert told == [(2, 4), (3, 4), (4, 4)]
     told.clear()
-    assert keeping(tenths, ITEMS, shared, lambda done, total: told.append((done, total))) == EXPECTED
+    assert keeping(tenths, PLACED, [shared], lambda done, total: told.append((done, total))) == EXPECTED
     assert (len(calls), told) == (4, [(4, 4)])
     keeping.forget()
     assert keeping.folder.list() == []
-    assert keeping(tenths, ITEMS, shared) == EXPECTED
+    assert keeping(tenths, PLACED, [shared]) == EXPECTED
     assert len(calls) == 8
 
 
@@ -86,8 +88,8 @@ def test_items_are_kept_by_whoever_does_them(keeping, shared):
             for item in reversed(items)
         ][::-1]
 
-    assert replace(keeping, map=elsewhere)(tenths, ITEMS, shared) == EXPECTED
-    assert keeping(stops, ITEMS, shared) == EXPECTED
+    assert replace(keeping, map=elsewhere)(tenths, PLACED, [shared]) == EXPECTED
+    assert keeping(stops, PLACED, [shared]) == EXPECTED
 
 
 def altered(body: dict) -> bytes:
@@ -118,20 +120,20 @@ def of_another_item(body: dict) -> bytes:
     ],
 )
 def test_what_is_damaged_is_done_again(keeping, shared, damage):
-    keeping(tenths, ITEMS, shared)
+    keeping(tenths, PLACED, [shared])
     name = f"{key(identity(shared), ITEMS[2])}.json"
     keeping.folder.write(name, damage(keeping.folder.record(name)))
     calls.clear()
-    assert keeping(tenths, ITEMS, shared) == EXPECTED
+    assert keeping(tenths, PLACED, [shared]) == EXPECTED
     assert calls == [(4, 5)]
-    assert keeping(stops, ITEMS, shared) == EXPECTED
+    assert keeping(stops, PLACED, [shared]) == EXPECTED
 
 
 def test_a_file_under_another_items_name_is_not_believed(keeping, shared):
-    keeping(tenths, ITEMS, shared)
+    keeping(tenths, PLACED, [shared])
     first, second = (f"{key(identity(shared), item)}.json" for item in ITEMS[:2])
     keeping.folder.write(first, keeping.folder.read(second))
-    assert keeping(tenths, ITEMS, shared) == EXPECTED
+    assert keeping(tenths, PLACED, [shared]) == EXPECTED
     assert len(calls) == 5
 
 
@@ -152,21 +154,21 @@ def test_a_file_under_another_items_name_is_not_believed(keeping, shared):
     ids=lambda change: next(iter(change)),
 )
 def test_another_evaluation_finds_nothing(keeping, shared, change):
-    keeping(tenths, ITEMS, shared)
+    keeping(tenths, PLACED, [shared])
     calls.clear()
-    keeping(tenths, ITEMS, replace(shared, **change))
+    keeping(tenths, PLACED, [replace(shared, **change)])
     assert len(calls) == 4
 
 
 def test_images_are_known_by_what_they_are_not_where(keeping, shared, shards, tmp_path):
-    keeping(tenths, ITEMS, shared)
+    keeping(tenths, PLACED, [shared])
     moved = tmp_path / "moved"
     for name in (source := Folder(shards["test"])).list():
         Folder(moved).write(name, source.read(name))
-    assert keeping(stops, ITEMS, replace(shared, test=str(moved))) == EXPECTED
+    assert keeping(stops, PLACED, [replace(shared, test=str(moved))]) == EXPECTED
     calls.clear()
     # The same place, other images.
-    assert keeping(tenths, ITEMS, replace(shared, test=shards["train"])) == EXPECTED
+    assert keeping(tenths, PLACED, [replace(shared, test=shards["train"])]) == EXPECTED
     assert len(calls) == 4
 
 

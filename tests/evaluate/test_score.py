@@ -25,7 +25,7 @@ def backwards(function, items, shared, on_result=None):
     results = []
     for item in reversed(items):
         there = pickle.loads(pickle.dumps((function, shared, item)))
-        for array in (there[1].images, there[1].labels):
+        for array in (there[1][0].images, there[1][0].labels):
             array.flags.writeable = False
         results.append(there[0](there[1], there[2]))
     return results[::-1]
@@ -170,7 +170,7 @@ def test_what_travels_holds_no_torch_tensor(shards, make_set):
     seen = []
 
     def look(function, items, shared, on_result=None):
-        seen.extend([shared, *items])
+        seen.extend([*shared, *(placed.item for placed in items)])
         return [[50.0]] * len(items)
 
     evaluate(make_set(soft=True), test=shards["test"], repeats=1, map=look)
