@@ -167,7 +167,8 @@ class Desk:
         self.preprocessing: Transform = self.shared.preprocessing().to(self.device)
         self.memory = torch.from_numpy(self.shared.images.copy())
         self.labels = torch.from_numpy(self.shared.labels.copy())
-        self.protocol = PROTOCOLS[self.shared.protocol].on(self.shared.data, lessons.net).fitted(self.labels)
+        protocol = PROTOCOLS[self.shared.protocol].on(self.shared.data, self.shared.channels, lessons.net)
+        self.protocol = protocol.fitted(self.labels)
 
     @cached_property
     def test(self) -> RealData:

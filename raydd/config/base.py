@@ -42,8 +42,8 @@ class DataFacts:
 
     @property
     def handwritten(self) -> bool:
-        """Whether mirroring an image would change what it shows (digits, Zalando's labels as the papers treat them)."""
-        return self.name in {"digits", "mnist", "fashion-mnist", "svhn", "usps"}
+        """Whether images show digits, which mirroring would change."""
+        return self.name in {"digits", "mnist", "svhn", "usps"}
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raydd.config import Config, config_from, dump_config, flat, methods, parse_yaml
@@ -101,7 +101,8 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
     if not artifact.exists("manifest.json"):
         return False
     recipe = read_verified(artifact, load_manifest(artifact), "recipe.json")
-    done = Recipe.from_json(from_json(recipe, artifact.url), artifact.url).rounds
+    # Its own `rounds` are fewer where the best set on the way was taken.
+    done = int(Recipe.from_json(from_json(recipe, artifact.url), artifact.url).config["method"]["rounds"])
     if plan.config.method.rounds < done:
         raise RunError(
             f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}"
@@ -159,8 +160,9 @@ def distil(
     scores = validation.finish(executor.map, validating)
     result = as_set(variables, config.method.rounds)
     if config.evaluate.select == "val":
-        # Of equals the earliest.
-        result = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
+        # Of equals the earliest; it may be from before `method.rounds` was raised.
+        best = validation.load(max(scores, key=lambda round: scores[round]["val_accuracy"]))
+        result = replace(best, recipe=replace(best.recipe, config=result.recipe.config))
     lease.check()
     on_the_way: list[dict[str, float]] = []
     if scores:
@@ -177,7 +179,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform, rounds: int) -
     config, method = plan.config, plan.method
     tensors = {name: value.detach().contiguous() for name, value in method.distilled(variables).items()}
     facts = method.problem.facts
-    protocol = PROTOCOLS[config.method.default_protocol].on(facts.name)
+    protocol = PROTOCOLS[config.method.default_protocol].on(facts.name, facts.channels)
     recipe = Recipe(
         name=config.name,
         method=config.method.name,

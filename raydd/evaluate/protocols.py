@@ -30,8 +30,9 @@ frepo  Zhou et al., "Dataset Distillation using Neural Feature Regression", Neur
        batch min(n, 500) in the set's own order; half the summed squared error on soft labels; FRePo's augmentation; a
        network without norm.
 rtp    Deng & Russakovsky, "Remember the Past", NeurIPS 2022. 300 epochs over all recalled images, SGD 0.01, momentum 0.9,
-       no weight decay, no decay of the rate, batch 640; colour images are mirrored or rotated up to 15 degrees, one
-       operation a batch with parameters an image.
+       no weight decay, no decay of the rate, batch 640. Colour images but digits are mirrored or rotated up to 15 degrees,
+       one operation a batch with parameters an image, where the paper says it of CIFAR only: it is what raydd's RTP learns
+       with by default.
 
 Where the originals choose what they report on the test set (FRePo's best checkpoint), here nothing is chosen: what is
 scored is the set given and the last update of each network.
@@ -71,6 +72,7 @@ class Protocol:
         augmentation: Its operations, or None; `flip` is left out where mirroring changes the class.
         norms: What each norm of a network is replaced by.
         variants: What the protocol is instead on some data sets, by their names; see `on`.
+        grey: What it is instead on images of one channel.
         batch_norm: What it is instead, on any data set, for a ConvNet with BatchNorm.
         learned_steps: A distilled set is trained on by exactly the steps that were learned with it; `training` is then for
             what has no such steps, the baselines.
@@ -89,6 +91,7 @@ class Protocol:
     augmentation: str | None
     norms: dict[str, str]
     variants: dict[str, Protocol] = field(default_factory=dict)
+    grey: Protocol | None = None
     batch_norm: Protocol | None = None
     learned_steps: bool = False
     init: Literal["xavier"] | None = None
@@ -96,8 +99,10 @@ class Protocol:
     rates: tuple[float, ...] = ()
     both: bool = False
 
-    def on(self, data: str, net: Mapping[str, Any] | None = None) -> Protocol:
+    def on(self, data: str, channels: int, net: Mapping[str, Any] | None = None) -> Protocol:
         """Return the protocol as it is on a data set, named as in its index, for a network as plain data."""
+        if channels == 1 and self.grey is not None:
+            return self.grey
         if self.batch_norm is not None and net and (net.get("name"), net.get("norm")) == ("convnet", "batch"):
             return self.batch_norm
         return self.variants.get(data, self)
@@ -268,6 +273,7 @@ FREPO = Protocol(
     augmentation="flip_color_crop_rotate_translate_cutout",
     norms=dict.fromkeys(("batch", "layer", "instance", "group"), "none"),
 )
+FREPO = replace(FREPO, variants={"fashion-mnist": replace(FREPO, augmentation="color_crop_rotate_translate_cutout")})
 _RTP_PLAIN = Protocol(
     name="rtp",
     summary="RTP on digits and the like: 300 epochs, SGD 0.01, batch 640, no decay, no augmentation, hard labels",
@@ -281,7 +287,8 @@ RTP = replace(
     _RTP_PLAIN,
     summary="RTP: 300 epochs, SGD 0.01, batch 640, no decay, mirrored or rotated images (not digits), hard labels",
     augmentation="flip_rotate",
-    variants=dict.fromkeys(("digits", "mnist", "fashion-mnist", "svhn", "usps"), _RTP_PLAIN),
+    variants={"svhn": _RTP_PLAIN},
+    grey=_RTP_PLAIN,
 )
 DD = Protocol(
     name="dd",

@@ -118,7 +118,7 @@ class Task:
     @property
     def protocol(self) -> Protocol:
         """The protocol, as it is on the task's data set."""
-        return PROTOCOLS[self.shared.protocol].on(self.shared.data)
+        return PROTOCOLS[self.shared.protocol].on(self.shared.data, self.shared.channels)
 
     def is_open(self, cell: Cell) -> bool:
         """Whether a learning rate is still to be chosen for a cell."""

@@ -11,9 +11,11 @@ import pytest
 
 import raydd
 from raydd.api import Silent, prepare
+from raydd.data.reader import RealData
+from raydd.distilled import DistilledSet
 from raydd.engine.executor import LocalExecutor, open_executor
-from raydd.engine.validation import Ask, score_in_a_process
-from raydd.errors import ConfigError
+from raydd.engine.validation import Ask, Validation, score_in_a_process
+from raydd.errors import ConfigError, RunError
 from raydd.store import Folder
 from tests.engine.toys import bits, distil, toy
 
@@ -103,6 +105,42 @@ def test_scores_are_the_same_beside_the_run_and_after_an_interruption(
     best = max(found, key=lambda round: found[round][0])
     assert resumed.distilled().recipe.rounds == best
     assert bits(resumed.url) == Folder(resumed.url).folder("validation", f"{best:08d}").read("data.safetensors")
+
+
+def test_a_run_that_took_an_earlier_set_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the test split is first opened when the set is chosen, once."""
+    Aside(monkeypatch)
+    events: list[str] = []
+    opened, finish, scored = RealData.__init__, Validation.finish, Validation.load
+
+    def open_it(self: RealData, folder: str, **options: Any) -> None:
+        events.append(f"opens {Path(str(folder)).name}")
+        opened(self, folder, **options)
+
+    def invented(self: Validation, *args: Any) -> dict[int, Any]:
+        best = min(finish(self, *args))
+        return {round: {"val_accuracy": float(round == best), "val_std": 0.0} for round in self.scores}
+
+    def choose(self: Validation, round: int) -> DistilledSet:
+        events.append("chooses")
+        return scored(self, round)
+
+    monkeypatch.setattr(RealData, "__init__", open_it)
+    monkeypatch.setattr(Validation, "finish", invented)
+    monkeypatch.setattr(Validation, "load", choose)
+    options = {**SCORED, "evaluate__select": "val", "evaluate__repeats": 1}
+    run = raydd.distill(toy("dm", "digits", str(tmp_path), **options))
+    assert run.distilled().recipe.rounds == 5
+    assert [event for event in events if event in ("chooses", "opens test")] == ["chooses", "opens test"]
+    events.clear()
+    again = raydd.distill(toy("dm", "digits", str(tmp_path), **options))
+    assert (again.accuracies, again.distilled().recipe) == (run.accuracies, run.distilled().recipe)
+    assert not {"chooses", "opens test"} & set(events)
+    with pytest.raises(RunError, match=r"method.rounds must be >= 12, which .* has done already, got 8"):
+        raydd.distill(toy("dm", "digits", str(tmp_path), **options, method__rounds=8))
+    more = raydd.distill(toy("dm", "digits", str(tmp_path), **options, method__rounds=14))
+    recipe = more.distilled().recipe
+    assert (recipe.rounds, recipe.config["method"]["rounds"], len(events)) == (5, 14, events.index("opens test") + 1)
 
 
 def test_another_process_gives_the_same_score(

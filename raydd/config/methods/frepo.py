@@ -48,7 +48,7 @@ class FRePoConfig(MethodConfig):
             )
         if self.flip != "auto":
             return self
-        never = facts.handwritten or facts.name == "imagenet"
+        never = facts.handwritten or facts.name in {"fashion-mnist", "imagenet"}
         only_one = facts.name in {"cifar100", "tiny-imagenet"}
         return self.model_copy(update={"flip": not never and not (only_one and self.ipc > 1)})
 
