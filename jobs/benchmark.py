@@ -48,7 +48,13 @@ from raydd.store import Lease
 WORK: dict[str, dict[str, Any]] = {
     "dm": {"name": "dm", "ipc": 10, "real_batch": 256, "classes_per_slot": 5},
     "frepo": {"name": "frepo", "ipc": 1, "real_batch": 1024, "models_per_round": 2},
+    "dc": {"name": "dc", "ipc": 1, "real_batch": 256, "classes_per_slot": 5},
+    # One slot, so that a second worker has nothing to do.
+    "rtp": {"name": "rtp", "ipc": 1, "inner_steps": 2},
+    "dd": {"name": "dd", "ipc": 10},
 }
+NETS: dict[str, dict[str, Any]] = {"dd": {"name": "alexcifarnet"}}
+PARTS = ("evaluate", "exchange", "scaling", "index", "stream", "imagenet", "model")
 # Beside each the least that two workers must give of one's speed.
 SCALING: dict[str, tuple[dict[str, Any], float]] = {
     "dm at 100 classes": ({"name": "dm", "ipc": 1, "real_batch": 256, "classes_per_slot": 10}, 1.8),
@@ -87,7 +93,7 @@ def config_of(
         {
             "name": name,
             "data": {"train": source, "zca": None},
-            "net": {"width": width},
+            "net": NETS.get(method["name"], {"width": width}),
             "method": {**method, "rounds": rounds},
             "engine": {"workers": workers, "checkpoint_every": 10**6},
             "store": store,
@@ -339,7 +345,7 @@ def measure_stacking(device: str, width: int, networks: int, repeats: int) -> No
 def main(
     only: Annotated[
         str,
-        typer.Option(help="dm, frepo, evaluate, exchange, scaling, index, stream, imagenet, model: which, with commas"),
+        typer.Option(help=f"which, with commas: {', '.join((*WORK, *PARTS))}"),
     ] = "dm,frepo,evaluate",
     width: Annotated[int, typer.Option(help="the networks' width")] = 128,
     rounds: Annotated[int, typer.Option(help="timed rounds in a row")] = 3,
@@ -356,6 +362,9 @@ def main(
     measured: Annotated[str, typer.Option(help="model: a round's seconds with 1 and 2 workers, as in dm=2.9:1.5")] = "",
 ) -> None:
     """Print rounds per second and the engine's cost, one thread a worker."""
+    unknown = [part for part in only.split(",") if part not in (*WORK, *PARTS)]
+    if unknown:
+        raise typer.BadParameter(f"must be out of {', '.join((*WORK, *PARTS))}, got {unknown[0]!r}")
     keep_heap()
     if device == "cuda":
         with numerics(EngineConfig(gpus_per_worker=1)):

@@ -44,7 +44,7 @@ def print_list(name: str, lines: dict[str, str], as_json: bool) -> None:
 
 
 def brief(accuracy: Accuracy) -> dict[str, Any]:
-    """Return what `raydd distill` tells of an accuracy."""
+    """Return the least that is told of an accuracy."""
     raw = accuracy.to_json()
     return {key: raw[key] for key in ("mean", "std", "repeats", "protocol", "net")}
 

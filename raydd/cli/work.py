@@ -77,7 +77,9 @@ def distill(
     if as_json:
         accuracy = {a.of: brief(a) for a in reversed(run.accuracies)}
         facts = {"run": run.url, "artifact": run.artifact, "report": run.report, "picture": run.picture}
-        print_json({**facts, "rounds": status["round"], "seconds": status["seconds"], "accuracy": accuracy})
+        results = [without_repeats(a) for a in run.accuracies]
+        done = {"rounds": status["round"], "seconds": status["seconds"]}
+        print_json({**facts, **done, "accuracy": accuracy, "results": results})
         return
     print_table(run.accuracies)
     print_line(f"artifact  {run.artifact}")
@@ -107,8 +109,12 @@ def evaluate(
     ),
     repeats: Annotated[int, typer.Option(help="networks trained")] = 5,
     baselines: Annotated[
-        str, typer.Option(help="out of random,random@bytes,whole and the coresets, such as herding,kmeans")
-    ] = "",
+        str | None,
+        typer.Option(
+            help="out of random,random@bytes,whole and the coresets, such as herding,kmeans; default: the first two where "
+            "there is --train, else none"
+        ),
+    ] = None,
     robust: Annotated[
         bool, typer.Option("--robust", help="the label-robust and the augmentation-robust score")
     ] = False,
@@ -120,7 +126,10 @@ def evaluate(
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="keeps finished networks until all are; default: evaluations; '': none"),
+        typer.Option(
+            metavar="FOLDER",
+            help="keeps finished networks until all are; default: evaluations, on a cluster none; '': none",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -131,6 +140,8 @@ def evaluate(
 
     # Commas part networks, so a network's own options are parted by colons here.
     named = [net.replace(":", ",").replace(",", ":", 1) for net in nets.split(",")] if nets else None
+    usual = "random,random@bytes" if train and not robust else ""
+    beside = [name for name in (usual if baselines is None else baselines).split(",") if name]
     terminal = Terminal()
     try:
         results = api.evaluate(
@@ -141,7 +152,7 @@ def evaluate(
             nets=named,
             grid=parse_grid(grid or ()),
             repeats=repeats,
-            baselines=[name for name in baselines.split(",") if name],
+            baselines=beside,
             predictors=[name for name in predictors.split(",") if name],
             robust=robust,
             seed=seed,
@@ -273,9 +284,15 @@ def export(
 
 def _keep(said: str | None, workers: int) -> str | None:
     """Return where finished networks are kept: in the working directory, unless it is not ours or not the workers'."""
+    import logging
     import os
 
     if said is not None:
         return said or None
-    elsewhere = bool(workers and os.environ.get("RAY_ADDRESS"))
-    return "evaluations" if os.access(".", os.W_OK) and not elsewhere else None
+    if workers and os.environ.get("RAY_ADDRESS"):
+        logging.getLogger("raydd").warning(
+            "finished networks are not kept, since workers do not reach this folder; with --keep URL, such as "
+            "s3://bucket/evaluations, an interrupted evaluation goes on"
+        )
+        return None
+    return "evaluations" if os.access(".", os.W_OK) else None

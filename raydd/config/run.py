@@ -127,7 +127,9 @@ class EvaluateConfig(Section):
     select: Literal["last", "val"] = Field("last", description="the result: the last set, or the best of those scores")
     sets: int = Field(1, ge=1, description="how many sets are distilled, each with a seed of its own")
     repeats: int = Field(5, ge=0, description="networks trained on each set; 0: no evaluation")
-    baselines: list[BaselineName] = Field(["random"], description="scored beside the distilled set")
+    baselines: list[BaselineName] = Field(
+        ["random", "random@bytes"], description="scored beside the distilled set; `whole` takes longest"
+    )
     whole_epochs: int = Field(20, ge=1, description="epochs of the training on the whole set, cosine to zero")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Part:
 class Fetcher:
     """Reads and decodes samples; holds none.
 
-    A part that is all of its shard is read whole and its sha256 checked. Of any other the byte ranges are read: then
-    the shard's size, the tar header in front of each image and the image's own structure are what is checked.
+    A part that is all of its shard is read whole and its sha256 checked. Of any other the byte ranges are read, and the
+    shard's size, the tar header in front of each image and the image's CRC-32 are what is checked.
     """
 
     def __init__(self, shards: Folder, index: Index) -> None:
@@ -122,7 +123,13 @@ class Fetcher:
                     f"{where} sample {row}: expected an image of {length} bytes at byte {start}, got something else: "
                     "pack or copy it again"
                 )
-            found.append(memoryview(blobs[span])[at : at + length])
+            image = memoryview(blobs[span])[at : at + length]
+            if self.index.crc is not None and zlib.crc32(image) != self.index.crc[row]:
+                raise IntegrityError(
+                    f"{where} sample {row}: expected an image with CRC-32 {self.index.crc[row]:08x}, got "
+                    f"{zlib.crc32(image):08x}: pack or copy it again"
+                )
+            found.append(image)
         return found
 
     def _places(self, part: Part) -> tuple[list[int], list[int]]:

@@ -62,6 +62,8 @@ class Index:
         label: int32 `(N,)` in `[0, len(classes))`.
         channel_sum: int64 `(classes, channels)`, sums of the uint8 pixel values.
         channel_sq: int64 `(classes, channels)`, sums of their squares.
+        crc: uint32 `(N,)`, zlib.crc32 of those bytes, for samples that are read by themselves; None in indexes from before
+            it was noted. Shards' sha256 say as much, so that it is not part of the data set's identity.
         base: URL of the folder the shards lie in; empty where that is the index's own folder.
         source: What was packed and how; not part of the data set's identity.
     """
@@ -78,6 +80,7 @@ class Index:
     label: np.ndarray
     channel_sum: np.ndarray
     channel_sq: np.ndarray
+    crc: np.ndarray | None = None
     base: str = ""
     source: Mapping[str, Any] | None = None
 
@@ -111,7 +114,7 @@ def save_index(folder: Folder, index: Index) -> None:
         StoreError: The folder cannot be written.
     """
     _check(index, folder.url)
-    tensors = save_tensors(_arrays(index))
+    tensors = save_tensors(_arrays(index) | ({} if index.crc is None else {"crc": index.crc}))
     body = _facts(index) | {
         "base": index.base,
         "source": dict(index.source or {}),
@@ -157,6 +160,7 @@ def _build(body: dict[str, Any], arrays: dict[str, np.ndarray]) -> Index:
         shards=tuple(Shard(**shard) for shard in body["shards"]),
         base=body["base"],
         source=body["source"],
+        crc=arrays.get("crc"),
         **{name: arrays[name] for name in _DTYPES},
     )
 
@@ -261,6 +265,9 @@ def _check(index: Index, url: str) -> None:
         expected = shape if name.startswith("channel_") else (num,)
         need(array.dtype == _DTYPES[name], f"{name} must be {np.dtype(_DTYPES[name])}, got {array.dtype}")
         need(array.shape == expected, f"{name} must have shape {expected}, got {array.shape}")
+    if index.crc is not None:
+        found = index.crc.dtype, index.crc.shape
+        need(found == (np.uint32, (num,)), f"crc must be uint32 {(num,)}, got {found[0]} {found[1]}")
     need(num > 0 and index.shards and index.classes, "a data set needs a class, a shard and a sample")
     need(index.channels in (1, 3) and index.size > 0, f"got {index.channels} channels at {index.size} pixels")
     need(index.label.min() >= 0 and index.label.max() < len(index.classes), "a label has no class")

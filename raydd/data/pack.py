@@ -352,6 +352,7 @@ def _index(name: str, split: str, samples: Samples, plan: _Plan, ordered: list[d
         label=joined("label", np.int32),
         channel_sum=sums[0],
         channel_sq=sums[1],
+        crc=joined("crc", np.uint32),
     )
 
 

@@ -12,6 +12,7 @@ import io
 import pathlib
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from raydd.data.shards import ShardSource
 from raydd.errors import DataError
 from raydd.store import Folder
 
-PART_KEYS = {"shard", "size", "sha256", "label", "offset", "length", "sums"}
+PART_KEYS = {"shard", "size", "sha256", "label", "offset", "length", "crc", "sums"}
 _BLOCK = 512
 _CHUNK = 2**20
 
@@ -65,7 +66,7 @@ def do(task: Task) -> dict[str, Any]:
     """Make (or index) a shard, write its part and return it.
 
     Returns:
-        Shard name, size, sha256; `label`, `offset`, `length` a sample; `sums`: per label the channels' sums and sums
+        Shard name, size, sha256; `label`, `offset`, `length`, `crc` a sample; `sums`: per label the channels' sums and sums
         of squares.
 
     Raises:
@@ -85,35 +86,36 @@ def opened(spec: str) -> Source:
 
 def _pack(task: Task, source: Source) -> dict[str, Any]:
     sums = _Sums(task.channels)
-    offsets, lengths = [], []
+    places = []
     with tempfile.TemporaryDirectory(prefix="raydd-pack-") as temporary:
         path = pathlib.Path(temporary) / "shard.tar"
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, (label, ref) in enumerate(zip(task.labels, task.refs, strict=True), task.first):
                 payload, extension, pixels = _image(task, source, ref)
                 sums.add(label, pixels)
-                offsets.append(tar.offset + _BLOCK)
-                lengths.append(len(payload))
+                places.append((tar.offset + _BLOCK, len(payload), zlib.crc32(payload)))
                 _add(tar, f"{number:08d}.{extension}", payload)
                 _add(tar, f"{number:08d}.cls", str(label).encode())
         size, sha256 = _digest(path)
         Folder(task.dest).upload(task.shard, path)
-    return _part(task, size, sha256, offsets, lengths, sums)
+    return _part(task, size, sha256, places, sums)
 
 
 def _index(task: Task, source: Source) -> dict[str, Any]:
     """Read a shard that exists once, in file order, checking every image."""
     sums = _Sums(task.channels)
-    places = [ref for ref in task.refs if isinstance(ref, tuple)]
+    refs = [ref for ref in task.refs if isinstance(ref, tuple)]
+    places = []
     with tars.local_copy(Folder(shards_url(source)), task.shard) as path:
         with path.open("rb") as stream:
-            for label, ref in zip(task.labels, places, strict=True):
-                stream.seek(ref[1])
-                where = source.where(task.split, ref)
-                pixels = images.decode(stream.read(ref[2]), task.channels, task.edge, where)
-                sums.add(label, pixels)
+            for label, ref in zip(task.labels, refs, strict=True):
+                _, offset, length = ref
+                stream.seek(offset)
+                payload = stream.read(length)
+                sums.add(label, images.decode(payload, task.channels, task.edge, source.where(task.split, ref)))
+                places.append((offset, length, zlib.crc32(payload)))
         size, sha256 = _digest(path)
-    return _part(task, size, sha256, [ref[1] for ref in places], [ref[2] for ref in places], sums)
+    return _part(task, size, sha256, places, sums)
 
 
 def shards_url(source: Source) -> str:
@@ -172,13 +174,15 @@ class _Sums:
         return {str(label): both.tolist() for label, both in sorted(self._sums.items())}
 
 
-def _part(task: Task, size: int, sha256: str, offsets: list[int], lengths: list[int], sums: _Sums) -> dict[str, Any]:
+def _part(task: Task, size: int, sha256: str, places: list[tuple[int, int, int]], sums: _Sums) -> dict[str, Any]:
+    offsets, lengths, crcs = zip(*places, strict=True)
     return {
         "shard": task.shard,
         "size": size,
         "sha256": sha256,
         "label": list(task.labels),
-        "offset": offsets,
-        "length": lengths,
+        "offset": list(offsets),
+        "length": list(lengths),
+        "crc": list(crcs),
         "sums": sums.json(),
     }

@@ -48,7 +48,9 @@ def test_distill_tells_all_that_was_made(finished: Path) -> None:
     assert facts.keys() >= {"run", "artifact", "report", "rounds", "seconds", "accuracy"}
     assert (facts["run"], facts["artifact"], facts["rounds"]) == (run, f"{run}/distilled", 6)
     assert facts["seconds"] > 0
-    assert facts["accuracy"].keys() == {"random", "distilled"}
+    assert facts["accuracy"].keys() == {"random", "random@bytes", "distilled"}
+    results = [(result["of"], result["images_per_class"], result["storage_bytes"] > 0) for result in facts["results"]]
+    assert results == [("distilled", 1, True), ("random", 1, True), ("random@bytes", 3.9, True)]
     for accuracy in facts["accuracy"].values():
         assert accuracy.keys() == ACCURACY
         assert 0 <= accuracy["mean"] <= 100
