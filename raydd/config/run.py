@@ -113,6 +113,8 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _check_workers(self) -> Self:
+        if self.gpus_per_worker > 1 and self.gpus_per_worker % 1:
+            raise ValueError(f"engine.gpus_per_worker must be at most 1 or whole, got {self.gpus_per_worker:g}")
         if self.workers and self.min_workers > self.workers:
             raise ValueError(f"engine.min_workers must be <= engine.workers ({self.workers}), got {self.min_workers}")
         return self

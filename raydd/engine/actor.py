@@ -71,6 +71,7 @@ class DistillWorker:
 
     def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
         """Do a round's slots."""
+        self._let_go()
         return self._ready().advance(round, variables, slots)
 
     def meet(self) -> tuple[str, int]:

@@ -9,6 +9,7 @@ it all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -20,34 +21,51 @@ from raydd.errors import ConfigError
 from raydd.methods import Contribution, Method, Slot, Tensors
 
 Exchange = Literal["store", "resident", "collective"]
-# Of variables and as many gradients: a coordinator moves this much a round about as fast as workers among themselves; measured
-# with gloo on one machine (10 MB: 31-46 and 23-31 ms with two workers; 50 MB: 95-183 and 71-94).
-MOST_BYTES = 64 * 2**20
+# Of variables and as many gradients: two workers move 100 MB faster by the object store of one machine (67-80 ms against 99-128
+# with gloo); what passes the coordinator's link grows with the workers, what passes a worker's does not.
+MOST_BYTES = 128 * 2**20
+
+
+def check_exchange(engine: EngineConfig, method: Method) -> None:
+    """Check that a run's variables and gradients can travel as `engine.exchange` says.
+
+    Raises:
+        ConfigError: When the method's slots are coupled and are asked to be resident with several workers, or workers that
+            share a GPU to gather gradients.
+    """
+    if engine.exchange == "resident" and engine.workers > 1 and not separable(method):
+        raise ConfigError(
+            "engine.exchange resident needs one worker, or a method whose classes share no network that trains on the set "
+            "(dm, or dc and dsa at outer_loop 1 and one network a round); set it to auto"
+        )
+    if engine.exchange == "collective" and engine.gpus_per_worker % 1:
+        raise ConfigError(
+            f"engine.exchange collective needs a GPU of its own for every worker, got engine.gpus_per_worker "
+            f"{engine.gpus_per_worker:g}; set it to auto"
+        )
+
+
+def separable(method: Method) -> bool:
+    """Whether a method's slots own their rows."""
+    return bool(method.slots_all) and all(method.own_rows(slot) is not None for slot in method.slots_all)
 
 
 def choose_exchange(engine: EngineConfig, method: Method, variables: Tensors, workers: int) -> Exchange:
     """Return how the variables and gradients of a run travel.
 
     Args:
-        engine: `exchange` says it, or `auto`.
+        engine: `exchange` says it, or `auto`; see `check_exchange`.
         method: The run's method.
         variables: Its variables.
         workers: How many there are; 0 for none, in one process.
-
-    Raises:
-        ConfigError: When the method's slots are coupled and are asked to be resident.
     """
-    separable = bool(method.slots_all) and all(method.own_rows(slot) is not None for slot in method.slots_all)
-    if engine.exchange == "resident" and not separable:
-        raise ConfigError(
-            "engine.exchange resident needs a method whose classes share no network that trains on the set (dm, or dc and dsa "
-            "at outer_loop 1 and one network a round); set it to auto"
-        )
     if not workers:
         return "store"
     if engine.exchange != "auto":
         return engine.exchange
-    return automatic(separable, sum(value.numel() * value.element_size() for value in variables.values()), workers)
+    way = automatic(separable(method), sum(value.nbytes for value in variables.values()), workers)
+    # NCCL knows no two members on one GPU.
+    return "store" if way == "collective" and engine.gpus_per_worker % 1 else way
 
 
 def automatic(separable: bool, size: int, workers: int) -> Exchange:
@@ -59,6 +77,9 @@ def automatic(separable: bool, size: int, workers: int) -> Exchange:
 
 class Held:
     """A worker's variables and optimiser state, from one checkpoint to the next.
+
+    Where results are to be the same on any number of workers, they are on the CPU, where a coordinator has them too: a GPU
+    rounds the optimiser's step otherwise.
 
     Args:
         work: The worker's slots.
@@ -81,8 +102,9 @@ class Held:
     ) -> None:
         self.work, self.method, self.share, self.group = work, work.method, frozenset(share), group
         self.rows = self._rows(share) if split else None
-        self.variables = to_tensors(variables, work.device)
-        self.optimiser = self._cut(to_tensors(optimiser, work.device))
+        self.home = torch.device("cpu") if work.job.config.engine.deterministic else work.device
+        self.variables = to_tensors(variables, self.home)
+        self.optimiser = self._cut(to_tensors(optimiser, self.home))
 
     def _rows(self, share: Sequence[int]) -> slice:
         ranges = [self.method.own_rows(self.method.slots_all[index]) for index in share]
@@ -111,24 +133,31 @@ class Held:
         rounds: list[list[Reply]] = []
         for round in range(first, first + count):
             slots = self.method.slots(round)
-            own = self.work.contribute(
-                round, self.variables, [slot.index for slot in slots if slot.index in self.share]
-            )
+            there = self._there()
+            own = self.work.contribute(round, there, [slot.index for slot in slots if slot.index in self.share])
             finite = {c.slot.index: is_finite(c) for c in own}
             rounds.append([Reply(c.slot.index, {}, c.metrics, finite[c.slot.index]) for c in own])
-            gradients = self._reduce(own, slots, finite=all(finite.values()))
+            gradients = self._reduce(own, slots, there, finite=all(finite.values()))
             if gradients is None:
                 break
             self._update(round, gradients)
         return rounds
 
-    def _reduce(self, own: Sequence[Contribution], slots: Sequence[Slot], *, finite: bool) -> Tensors | None:
+    def _there(self) -> Tensors:
+        """Return the variables where the slots work."""
+        return _at(self.work.device, self.variables)
+
+    def _reduce(
+        self, own: Sequence[Contribution], slots: Sequence[Slot], there: Tensors, *, finite: bool
+    ) -> Tensors | None:
         """Return the round's gradients of what this worker updates; None where numbers are not finite."""
         if self.group is not None:
-            return self.group.reduce(self.method, own, slots, self.variables, finite=finite)
+            gradients = self.group.reduce(self.method, own, slots, there, finite=finite)
+            return None if gradients is None else _at(self.home, gradients)
         if not finite:
             return None
-        return self.method.reduce(self._cut(self.variables), own) if own else {}
+        here = [replace(c, gradients=_at(self.home, c.gradients)) for c in own]
+        return self.method.reduce(self._cut(self.variables), here) if here else {}
 
     def _update(self, round: int, gradients: Tensors) -> None:
         if not gradients:
@@ -148,12 +177,16 @@ class Held:
 
     def finish(self) -> None:
         """Let units see the variables that came of the last round."""
-        self.work.finish(self.variables)
+        self.work.finish(self._there())
 
     def close(self) -> None:
         """Leave the group, if any."""
         if self.group is not None:
             self.group.close()
+
+
+def _at(device: torch.device, tensors: Tensors) -> Tensors:
+    return {name: value.to(device) for name, value in tensors.items()}
 
 
 def join(parts: Sequence[tuple[Arrays, Arrays]]) -> tuple[Tensors, Tensors]:

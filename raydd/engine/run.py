@@ -13,6 +13,7 @@ from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
 from raydd.engine.coordinator import Coordinator, Progress
 from raydd.engine.executor import Executor, check_engine
+from raydd.engine.held import check_exchange
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.metrics import read_metrics, with_scores, write_metrics
 from raydd.engine.numerics import versions
@@ -68,6 +69,7 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
     resolved = config.resolved(facts_of(real))
     job = Job(config=resolved, shards=train, index_hash=real.index.hash)
     method = create(resolved.method, resolved.net, problem_of(resolved, real))
+    check_exchange(resolved.engine, method)
     return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
 
 

@@ -249,7 +249,8 @@ def mean_in_order(gradients: Iterable[Tensor]) -> Tensor:
     total = first.clone()
     for gradient in others:
         total += gradient
-    return total / (1 + len(others))
+    # By a tensor, since a GPU would multiply by a number's reciprocal.
+    return total / total.new_full((), 1 + len(others))
 
 
 def by_class(x: Tensor, y: Tensor) -> list[Tensor]:

@@ -126,8 +126,27 @@ def test_the_choice_goes_by_what_couples_slots_and_by_size(
     assert chosen("frepo", 2, engine__exchange="collective") == "collective"
     monkeypatch.setattr(held, "MOST_BYTES", 2000)
     assert chosen("frepo", 2) == "collective"
-    with pytest.raises(ConfigError, match=r"engine.exchange resident needs a method whose classes .* set it to auto"):
-        chosen("frepo", 2, engine__exchange="resident")
+    assert chosen("frepo", 2, engine__gpus_per_worker=0.5) == "store"
+    assert chosen("frepo", 1, engine__exchange="resident") == "resident"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"engine__exchange": "resident"}, r"engine.exchange resident needs one worker, or a method .* set it to auto"),
+        (
+            {"engine__exchange": "collective", "engine__gpus_per_worker": 0.5},
+            r"engine.exchange collective needs a GPU of its own for every worker, got engine.gpus_per_worker 0.5; set",
+        ),
+        ({"engine__gpus_per_worker": 1.5}, r"engine.gpus_per_worker must be at most 1 or whole, got 1.5"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_starts(
+    digits: str, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        prepare(toy("frepo", digits, str(tmp_path), workers=2, **changes))
+    assert not list(tmp_path.iterdir())
 
 
 def _normal(plan: Any) -> Any:

@@ -83,10 +83,10 @@ def test_a_network_trains_on_every_worker_that_has_a_slot_of_it() -> None:
 
 def test_rows_that_everyone_needs_are_gathered_whole() -> None:
     round = Round(slots=20, slot_s=1.0, size=50 * MB, units=2, gradients=2)
-    found = predict(round, 2, CLUSTER)
+    found = predict(round, 4, CLUSTER)
     assert found.exchange == "collective"
-    assert found.received == 50 * MB  # half of what two networks give
-    assert predict(round, 2, CLUSTER, "store").exchange == "store"
+    assert found.received == 75 * MB  # three quarters of what two networks give
+    assert predict(round, 4, CLUSTER, "store").exchange == predict(round, 2, CLUSTER).exchange == "store"
 
 
 def test_more_workers_never_take_longer_where_nothing_is_exchanged() -> None:
