@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,8 +37,24 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _log = logging.getLogger("raydd")
 
 
+@dataclass(slots=True)
+class Hits:
+    """How many of the images asked for were there already, and how many had to be read, or waited for."""
+
+    found: int = 0
+    missed: int = 0
+
+    def count(self, there: np.ndarray) -> None:
+        """Count images by whether they were there, bool `(n,)`."""
+        found = int(np.count_nonzero(there))
+        self.found += found
+        self.missed += len(there) - found
+
+
 class Cache(Protocol):
     """Decoded images by number."""
+
+    hits: Hits
 
     def images(self, ids: np.ndarray, round: int | None) -> np.ndarray:
         """Return images, uint8 `(n, C, H, W)` in fresh memory, of int64 ids `(n,)`; `round` is what they are for."""
@@ -50,6 +67,7 @@ class MemoryCache:
     def __init__(self, fetcher: Fetcher, rows: np.ndarray) -> None:
         """Hold the images of `rows` of the index, by their places in it."""
         self._fetcher, self._rows = fetcher, rows
+        self.hits = Hits()
         self._shard_of = fetcher.index.shard[rows]
         self._loaded = np.zeros(len(fetcher.index.shards), dtype=bool)
         self._lock = threading.Lock()
@@ -61,6 +79,7 @@ class MemoryCache:
     def images(self, ids: np.ndarray, round: int | None) -> np.ndarray:
         """See `Cache`."""
         needed = np.unique(self._shard_of[ids])
+        self.hits.count(self._loaded[self._shard_of[ids]])
         if not self._loaded[needed].all():
             with self._lock:
                 self._load(needed[~self._loaded[needed]])
@@ -88,6 +107,7 @@ class DiskCache:
             StoreError: The folder cannot be written.
         """
         self._fetcher, self._rows = fetcher, rows
+        self.hits = Hits()
         index = fetcher.index
         self._shard_of = index.shard[rows]
         header = _header(fetcher)
@@ -112,6 +132,7 @@ class DiskCache:
     def images(self, ids: np.ndarray, round: int | None) -> np.ndarray:
         """See `Cache`."""
         needed = np.unique(self._shard_of[ids])
+        self.hits.count(self._marks[self._shard_of[ids]])
         if not self._marks[needed].all():
             with self._lock:
                 self._load(needed.tolist())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydd.data.cache import Cache, DiskCache, MemoryCache
+from raydd.data.cache import Cache, DiskCache, Hits, MemoryCache
 from raydd.data.fetch import Fetcher
 from raydd.data.index import Index, load_index
 from raydd.data.plan import Windows
@@ -109,6 +109,11 @@ class RealData:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def hits(self) -> Hits:
+        """How many of the images asked for were there already, and how many were not."""
+        return self._cache.hits
 
     def images(self, ids: Tensor, round: int | None = None) -> Tensor:
         """Return images, loading what is needed and was not yet.

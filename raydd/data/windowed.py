@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raydd.data.cache import lazy_images
+from raydd.data.cache import Hits, lazy_images
 from raydd.data.fetch import THREADS, Fetcher
 from raydd.data.plan import Windows
 from raydd.errors import RaydError
@@ -26,6 +26,7 @@ class WindowCache:
         """Hold windows of `rows` of the index, which come class by class."""
         self._fetcher, self._rows, self._windows = fetcher, rows, windows
         self._labels = np.repeat(np.arange(len(windows.counts), dtype=np.int32), windows.counts)
+        self.hits = Hits()
         self._held: dict[int, _Window] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -39,14 +40,17 @@ class WindowCache:
     def images(self, ids: np.ndarray, round: int | None) -> np.ndarray:
         """See `Cache`; without a round nothing is kept."""
         if round is None:
+            self.hits.missed += len(ids)
             return self._fetcher.images(self._rows[ids])
         with self._lock:
             current, following = self._turn(self._windows.number(round))
             labels = self._labels[ids]
             classes = np.unique(labels)
+            there = current.has(labels)
             current.load(classes)
             following.load_beside(classes)
             images, inside = current.take(ids, labels)
+            self.hits.count(there & inside)
             if not inside.all():
                 images[~inside] = self._fetcher.images(self._rows[ids[~inside]])
             return images
@@ -80,6 +84,10 @@ class _Window:
     @property
     def held_bytes(self) -> int:
         return int(self._windows.sizes[self._begun].sum()) * self._fetcher.image_bytes
+
+    def has(self, labels: np.ndarray) -> np.ndarray:
+        """Return for each label whether its class has been read, bool `(n,)`."""
+        return self._loaded[labels]
 
     def load_beside(self, classes: np.ndarray) -> None:
         """Begin to load classes in a thread; who needs them waits for it, and meets its errors by trying again."""

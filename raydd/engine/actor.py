@@ -15,6 +15,7 @@ from raydd.engine.group import Group, Place, open_meeting
 from raydd.engine.held import Held
 from raydd.engine.job import Job
 from raydd.engine.numerics import apply_numerics, keep_heap, versions
+from raydd.engine.telemetry import CacheMeter
 from raydd.engine.work import Arrays, Reply, Work, to_tensors
 from raydd.store import Entry
 
@@ -29,6 +30,7 @@ class DistillWorker:
         apply_numerics(engine)
         self.device = torch.device("cuda") if ray.get_gpu_ids() else torch.device("cpu")
         self.work: Work | None = None
+        self.meter: CacheMeter | None = None
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.written: Future[dict[str, Entry]] | None = None
         self.held: Held | None = None
@@ -49,6 +51,7 @@ class DistillWorker:
         apply_numerics(self.engine)
         self.end()
         self.work = Work(job, self.device, whitening)
+        self.meter = CacheMeter(job.config.method.name)
         return versions()
 
     def _ready(self) -> Work:
@@ -72,7 +75,10 @@ class DistillWorker:
     def advance(self, round: int, variables: Arrays, slots: Sequence[int]) -> list[Reply]:
         """Do a round's slots."""
         self._let_go()
-        return self._ready().advance(round, variables, slots)
+        try:
+            return self._ready().advance(round, variables, slots)
+        finally:
+            self._tell()
 
     def meet(self) -> tuple[str, int]:
         """Return where a group of which this worker is the first member can meet: host and port."""
@@ -99,6 +105,12 @@ class DistillWorker:
             # The others wait for this worker's gradients: they must learn that none will come.
             self.held.close()
             raise
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.work is not None and self.meter is not None:
+            self.meter.tell(self.work.real.hits)
 
     def bring(self) -> tuple[Arrays, Arrays]:
         """Return the variables and the optimiser's state that are kept here."""

@@ -10,6 +10,7 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter, Gauge
 
 if TYPE_CHECKING:
+    from raydd.data.cache import Hits
     from raydd.engine.cluster import Hand
     from raydd.engine.watching import Watching
 
@@ -36,23 +37,48 @@ class Meter:
         self.loss = Gauge("raydd_loss", "The last round's loss", ("method",))
         for metric in (self.rounds, self.seconds, self.bytes, self.faults, self.workers, self.round, self.loss):
             metric.set_default_tags(tags)
-        self._told: dict[str, float] = {}
+        self._told = _Told()
 
     def tell(self, run: Watching) -> None:
         """Bring them up to what a run has counted."""
-        self._add(self.rounds, "rounds", run.done)
-        self._add(self.bytes, "bytes", run.executor.exchanged)
-        self._add(self.faults, "faults", run.lost)
+        self._told.add(self.rounds, run.done)
+        self._told.add(self.bytes, run.executor.exchanged)
+        self._told.add(self.faults, run.lost)
         for phase, seconds in run.phases.items():
-            self._add(self.seconds, phase, seconds, {"phase": phase})
+            self._told.add(self.seconds, seconds, {"phase": phase})
         self.workers.set(run.executor.workers)
         self.round.set(run.reached)
         if run.loss is not None:
             self.loss.set(run.loss)
 
-    def _add(self, counter: Counter, name: str, total: float, tags: dict[str, str] | None = None) -> None:
-        more = total - self._told.get(name, 0.0)
-        self._told[name] = total
+
+class CacheMeter:
+    """How often a worker found the real images of a method decoded; told by the worker itself."""
+
+    def __init__(self, method: str) -> None:
+        self.found = Counter("raydd_cache_hits", "Real images that were there decoded when asked for", ("method",))
+        self.missed = Counter("raydd_cache_misses", "Real images that had to be read or waited for", ("method",))
+        for metric in (self.found, self.missed):
+            metric.set_default_tags({"method": method})
+        self._told = _Told()
+
+    def tell(self, hits: Hits) -> None:
+        """Bring them up to what was counted."""
+        self._told.add(self.found, hits.found)
+        self._told.add(self.missed, hits.missed)
+
+
+class _Told:
+    """What counters have been told, as they take increments and runs count totals."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[str, ...], float] = {}
+
+    def add(self, counter: Counter, total: float, tags: dict[str, str] | None = None) -> None:
+        """Bring a counter up to a total."""
+        name = (counter.info["name"], *(tags or {}).values())
+        more = total - self._before.get(name, 0.0)
+        self._before[name] = total
         # Ray refuses to add nothing.
         if more > 0:
             counter.inc(more, tags or {})

@@ -18,10 +18,10 @@ from raydd.data import cache as cache_module
 from raydd.data import fetch as fetch_module
 from raydd.data import pack as pack_module
 from raydd.data import reader as reader_module
-from raydd.data.cache import PAGE, DiskCache, MemoryCache
+from raydd.data.cache import PAGE, DiskCache, Hits, MemoryCache
 from raydd.data.index import Shard, read_shard
 from raydd.data.pack import pack
-from raydd.data.reader import RealData
+from raydd.data.reader import RealData, Where
 from raydd.errors import IntegrityError, StoreError
 from raydd.store import Folder, cache_folder
 from tests.data.makers import small_mnist
@@ -85,6 +85,16 @@ def test_what_was_decoded_once_outlives_the_run_and_serves_every_part(packed: st
     assert torch.equal(other.images(torch.arange(4)), RealData(packed, **options).images(torch.arange(4)))  # pyrefly: ignore
     assert len(reads) == 2 + 2, "the latter two by the one in memory"
     assert len(list(cache_folder().iterdir())) == 1
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_images_that_were_there_are_counted(packed: str, cache: Where) -> None:
+    data = RealData(packed, cache=cache)
+    # Shards hold two classes of 4 each.
+    data.images(torch.arange(6))
+    assert data.hits == Hits(found=0, missed=6)
+    data.images(torch.tensor([0, 7, 7, 8]))
+    assert data.hits == Hits(found=3, missed=7)
 
 
 def test_two_openings_decode_every_shard_once(packed: str, reads: list[str]) -> None:

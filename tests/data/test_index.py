@@ -26,7 +26,7 @@ def test_round_trip(packed: tuple[Folder, Index]) -> None:
     loaded = load_index(folder)
     assert loaded.hash == index.hash
     assert (loaded.classes, loaded.shards, loaded.source) == (index.classes, index.shards, index.source)
-    for name in ("shard", "offset", "length", "label", "channel_sum", "channel_sq"):
+    for name in ("shard", "offset", "length", "label", "channel_sum", "channel_sq", "crc"):
         array = getattr(loaded, name)
         assert array.dtype == getattr(index, name).dtype
         np.testing.assert_array_equal(array, getattr(index, name))

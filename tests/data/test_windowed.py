@@ -13,6 +13,7 @@ import torch
 
 from raydd.data import fetch as fetch_module
 from raydd.data import pack as pack_module
+from raydd.data.cache import Hits
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
 from raydd.data.windowed import WindowCache
@@ -149,6 +150,19 @@ def test_a_window_that_is_a_whole_shard_is_checked_by_its_sum(packed: str, tmp_p
     with pytest.raises(IntegrityError, match=r"shard-000000\.tar: expected sha256"):
         data.images(ids)
     data.images(ids[:5])
+
+
+def test_images_that_were_there_are_counted(packed: str) -> None:
+    data = windowed(packed)
+    data.images(seen(data, 0, 2), 0)
+    assert data.hits == Hits(found=0, missed=4)
+    data.images(seen(data, 1, 2), 1)
+    assert data.hits == Hits(found=4, missed=4)
+    settle()
+    data.images(seen(data, 2, 2), 2)
+    assert data.hits == Hits(found=8, missed=4), "the next window was read meanwhile"
+    data.images(data.by_class[2])
+    assert data.hits == Hits(found=8, missed=16)
 
 
 def test_windows_that_hold_everything_are_none(packed: str) -> None:

@@ -17,6 +17,7 @@ import safetensors.torch
 import raydd
 from raydd.api import Silent
 from raydd.catalogue import show
+from raydd.data.cache import Hits
 from raydd.engine import watching
 from raydd.engine.coordinator import Progress
 from raydd.engine.metrics import read_metrics
@@ -333,6 +334,10 @@ def test_on_ray(digits: str, tmp_path: Path, quick: None, ray_address: str, monk
         sums[name] = sums.get(name, 0.0) + value
 
     monkeypatch.setattr(telemetry.Counter, "inc", inc)
+    meter = telemetry.CacheMeter("dm")
+    for found in (2, 2, 5):
+        meter.tell(Hits(found=found, missed=3))
+    assert (sums.pop("raydd_cache_hits"), sums.pop("raydd_cache_misses")) == (5, 3)
     run, seen = f"{tmp_path}/frepo-2", {}
 
     def look() -> None:
