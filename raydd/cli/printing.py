@@ -76,7 +76,11 @@ def _particulars(a: Accuracy) -> Iterator[str]:
     yield f"{a.images} images, {a.storage_bytes} bytes"
     if a.images_per_class is not None and a.stored_images_per_class is not None:
         yield f"{a.images_per_class:g} a class ({a.stored_images_per_class:.3g} by storage)"
-    yield f"{a.repeats} x {a.net}" if a.net else f"{a.repeats} x"
+    each = a.repeats // max(1, a.sets)
+    several = f"{a.sets} x {each} x" if a.sets > 1 else f"{a.repeats} x"
+    yield f"{several} {a.net}" if a.net else several
+    if a.sets > 1:
+        yield f"{each} on each of {a.sets} sets"
     yield f"protocol {a.protocol}"
     if a.predictor != "train":
         yield a.predictor

@@ -13,7 +13,7 @@ from raydd.distilled import DistilledSet
 from raydd.evaluate.matrix import short_nets
 from raydd.report.papers import Cross
 from raydd.report.pictures import png_uri
-from raydd.report.scores import Score, title_of
+from raydd.report.scores import Score, Way, title_of
 
 MOST_CELLS = 10  # classes whose similarities are written out
 MOST_PIXELS = 400
@@ -62,13 +62,19 @@ def cross_architecture(found: Sequence[Score]) -> HeatMap | None:
     """Return what networks score that were trained on which sets; None where there is but one network and one set.
 
     Rows are networks where there are more of them than sets, so that a map is higher than wide. Sets of one kind that
-    differ in their labels are told apart by them, and networks by their way of scoring where there are several.
+    differ in their labels are told apart by them, networks by their way of scoring where there are several, and baselines
+    by the set that they were scored beside where they score otherwise beside another.
     """
-    sources = list(dict.fromkeys(_source(score) for score in found))
+    by_set = _by_set(found)
+    of_score = [_source(score, by_set) for score in found]
+    sources = list(dict.fromkeys(of_score))
     if len({score.result.net for score in found} - {""}) < 2 and sum(of == "distilled" for of, _, _ in sources) < 2:
         return None
     targets = list(dict.fromkeys((score.result.net, score.way) for score in found))
-    values = {(_source(score), (score.result.net, score.way)): score.result.mean for score in found}
+    values = {
+        (source, (score.result.net, score.way)): score.result.mean
+        for source, score in zip(of_score, found, strict=True)
+    }
     nets, several = short_nets([net for net, _ in targets]), len({way for _, way in targets}) > 1
     columns = [", ".join(filter(None, [nets[net], way.text if several else ""])) for net, way in targets]
     kinds = [source[:2] for source in sources]
@@ -79,13 +85,22 @@ def cross_architecture(found: Sequence[Score]) -> HeatMap | None:
     return _accuracies("Trained on", columns, list(zip(rows, table, strict=True)))
 
 
-def _source(score: Score) -> tuple[str, str, str]:
+def _by_set(found: Sequence[Score]) -> set[str]:
+    """Return the kinds of which every set has its own: the distilled ones, and baselines whose accuracies differ."""
+    values: dict[tuple[str, str | None, str, Way], dict[str | None, float]] = {}
+    for score in found:
+        result = score.result
+        values.setdefault((result.of, result.labels, result.net, score.way), {})[result.set] = result.mean
+    return {"distilled"} | {key[0] for key, of_sets in values.items() if len(set(of_sets.values())) > 1}
+
+
+def _source(score: Score, by_set: set[str]) -> tuple[str, str, str]:
     result = score.result
-    return result.of, (result.set or "") if result.of == "distilled" else "", result.labels or ""
+    return result.of, (result.set or "") if result.of in by_set else "", result.labels or ""
 
 
 def _title(of: str, name: str, labels: str, *, told_apart: bool) -> str:
-    title = name or title_of(of)
+    title = (f"{title_of(of)} for {name}" if of != "distilled" else name) if name else title_of(of)
     return f"{title}, {labels} labels" if told_apart else title
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from raydd.evaluate import Accuracy, Robustness
@@ -94,6 +94,11 @@ class Table:
     common: tuple[tuple[str, str], ...] = ()
 
 
+def networks(result: Accuracy) -> str:
+    """Return how many networks were trained: of several sets that were distilled alike, such as `5 x 20`."""
+    return f"{result.sets} x {result.repeats // result.sets}" if result.sets > 1 else str(result.repeats)
+
+
 def percent(mean: float, std: float | None) -> tuple[str, str]:
     """Return an accuracy and its deviation as text."""
     return f"{mean:.1f}", "" if std is None else f" \N{PLUS-MINUS SIGN} {std:.1f}"
@@ -107,7 +112,7 @@ def percent_of(result: Accuracy) -> tuple[str, str]:
 Show = Callable[[Accuracy], str]
 _COLUMNS: tuple[tuple[Column, Show], ...] = (
     (Column("Set"), lambda r: r.set or ""),
-    (Column("Networks", True), lambda r: str(r.repeats)),
+    (Column("Networks", True), lambda r: networks(r)),
     (Column("Protocol"), lambda r: r.protocol),
     (Column("Predictor"), lambda r: PREDICTORS.get(r.predictor, r.predictor)),
     (Column("Network", kind="net"), lambda r: r.net.replace(":", ": ").replace(",", ", ")),
@@ -172,4 +177,13 @@ def _is_own(score: Score) -> bool:
 
 def notes(found: Sequence[Score]) -> list[tuple[str, str]]:
     """Return what a reader must know besides, once each: what was trained on, and the note."""
-    return list(dict.fromkeys((score.title, score.result.note) for score in found if score.result.note))
+    return list(dict.fromkeys((score.title, note) for score in found for note in _notes(score.result)))
+
+
+def _notes(result: Accuracy) -> Iterator[str]:
+    if result.sets > 1:
+        each = result.repeats // result.sets
+        plural = "s" if each != 1 else ""
+        yield f"{networks(result)} is {each} network{plural} on each of {result.sets} sets, distilled alike with a seed each"
+    if result.note:
+        yield result.note

@@ -10,7 +10,7 @@ import torch
 from raydd.evaluate import Accuracy
 from raydd.report.heat import Heat, cross_architecture, published_map, similarities, similarity
 from raydd.report.papers import Cross
-from raydd.report.scores import accuracy_table, headline, scores
+from raydd.report.scores import accuracy_table, headline, notes, scores
 from tests.report.conftest import accuracy, make_memory, make_set
 
 
@@ -61,6 +61,35 @@ def test_sets_by_networks():
         ("b", (Heat("60.0", 50),)),
         ("Random real images", (Heat("40.0", 0),)),
     )
+
+
+def test_baselines_of_several_sets_are_told_apart_where_they_differ():
+    of_sets = [("a", 80.0, 40.0), ("b", 60.0, 70.0)]
+    found = made(
+        *(accuracy("distilled", own, set=name) for name, own, _ in of_sets),
+        *(accuracy("random", random, set=name) for name, _, random in of_sets),
+        *(accuracy("whole", 90.0, set=name) for name, _, _ in of_sets),
+    )
+    heat = cross_architecture(found)
+    assert heat is not None
+    assert [(name, cells[0] and cells[0].text) for name, cells in heat.rows] == [
+        ("a", "80.0"),
+        ("b", "60.0"),
+        ("Random real images for a", "40.0"),
+        ("Random real images for b", "70.0"),
+        ("Whole training set", "90.0"),
+    ]
+
+
+def test_networks_of_several_sets_are_told():
+    found = made(accuracy("distilled", 80.0, sets=5, repeats=100, note="more"), accuracy("random", 50.0, repeats=20))
+    table = accuracy_table(found, memory=False)
+    column = [column.name for column in table.columns].index("Networks")
+    assert [row.cells[column] for row in table.rows] == [("5 x 20", ""), ("20", "")]
+    assert notes(found) == [
+        ("Distilled set", "5 x 20 is 20 networks on each of 5 sets, distilled alike with a seed each"),
+        ("Distilled set", "more"),
+    ]
 
 
 def test_ways_of_scoring_are_columns_and_labels_rows():
