@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -49,7 +50,7 @@ def write_comparison(runs: Sequence[Folder]) -> str:
 def context(records: Sequence[RunRecord]) -> dict[str, Any]:
     """Return what the template shows."""
     names = run_names(records)
-    found = [scores(record.results) for record in records]
+    found = [scores([*record.results, *chain.from_iterable(record.later)]) for record in records]
     shown = images(records)
     return {
         "names": names,
@@ -58,6 +59,7 @@ def context(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "name": name,
                 "url": record.url,
                 "recipe": record.ds.recipe,
+                "choice": record.choice,
                 "n": len(record.ds),
                 "ipc": ipc_of(record.ds),
                 "storage": record.ds.storage_bytes,
@@ -105,7 +107,8 @@ def _by_run(corner: str, of_runs: Sequence[dict[str, str]], names: Sequence[str]
 def _accuracies(names: Sequence[str], found: Sequence[Sequence[Score]]) -> list[Table]:
     """Return what the runs scored: a row for every thing trained on, network and way of scoring, a column a run.
 
-    The first table holds the distilled sets and what several runs have, the second one, if any, what only one has.
+    The first table holds the distilled sets and what several runs have, the second one, if any, what only one has. Of
+    what a run scored twice in one way, the first counts: what `raydd distill` found, and the set's own labels.
     """
     cells: dict[tuple[str, str, str], dict[int, tuple[str, str]]] = {}
     own = {score.title for of_run in found for score in of_run if score.result.of == "distilled"}

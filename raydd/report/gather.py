@@ -23,6 +23,15 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A set that was chosen among those on the way: after how many rounds, of how many, and its score or None."""
+
+    round: int
+    of: int
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
     """A run as far as its folder tells.
 
@@ -30,12 +39,13 @@ class RunRecord:
         url: The run's folder.
         ds: The distilled set.
         loss: Pairs of round and loss, ascending.
-        scores: Triples of round, accuracy on the validation part in percent, and its deviation, ascending.
+        scores: Triples of the rounds that a set had seen, its accuracy on the validation part in percent, and the
+            deviation, ascending.
         status: Contents of `status.json`, or empty.
         results: Accuracies.
         evaluation_seconds: How long the evaluation took, or None.
         history: Pairs of round and images, float32, the first ones of `ds.images` as they were then; at most eight,
-            the last ones included.
+            the set's own the last of them.
         real: Real images of some classes, or None.
         evaluations: What `raydd evaluate` found of the set since.
         missing: What could not be read, one short sentence a part, by the part's name.
@@ -52,6 +62,38 @@ class RunRecord:
     real: RealImages | None
     evaluations: list[Evaluation] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def choice(self) -> Choice | None:
+        """The set's round where the validation part chose it; None where it is simply the last."""
+        recipe = self.ds.recipe
+        if not recipe.rounds or recipe.config.get("evaluate", {}).get("select") != "val":
+            return None
+        said = recipe.config.get("method", {}).get("rounds")
+        score = next((mean for round, mean, _ in self.scores if round == recipe.rounds), None)
+        return Choice(round=recipe.rounds, of=max(recipe.rounds, int(said) if is_number(said) else 0), score=score)
+
+    @property
+    def later(self) -> list[list[Accuracy]]:
+        """What each later evaluation found of this set; those by its recipe's protocol come first."""
+        found = [own for one in self.evaluations if (own := _own(one.results, self.url))]
+        return sorted(found, key=lambda own: (own[0].predictor != "train", own[0].protocol != self.ds.recipe.protocol))
+
+
+def _own(results: list[Accuracy], url: str) -> list[Accuracy]:
+    """Return those accuracies that are about the run at `url`, though other sets were scored beside it."""
+    names = {result.set or "" for result in results}
+    if len(names) > 1:
+        # A set goes by the path or URL that somebody typed, perhaps in another folder: its end tells.
+        names = set(sorted((name for name in sorted(names) if _is_end(name, url)), key=len)[-1:])
+    return [result for result in results if (result.set or "") in names]
+
+
+def _is_end(name: str, url: str) -> bool:
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    if parts[-1:] == ["distilled"]:
+        parts.pop()
+    return bool(parts) and [part for part in url.split("/") if part][-len(parts) :] == parts
 
 
 def gather(run: Folder) -> RunRecord:
@@ -116,7 +158,8 @@ def _loss(rows: list[dict[str, Any]]) -> list[tuple[float, float]]:
 
 def _scores(rows: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
     scored = [row for row in rows if is_number(row.get("val_accuracy"))]
-    return sorted((float(row["round"]), float(row["val_accuracy"]), float(row.get("val_std") or 0)) for row in scored)
+    # A line names the round, counted from 0, after which the set was scored.
+    return sorted((row["round"] + 1.0, float(row["val_accuracy"]), float(row.get("val_std") or 0)) for row in scored)
 
 
 def _evaluation(run: Folder) -> tuple[list[Accuracy], float | None]:
@@ -129,7 +172,9 @@ def _history(folder: Folder, ds: DistilledSet) -> list[tuple[int, Tensor]]:
     rounds = sorted((int(stem), f"{stem}.safetensors") for stem in _stems(folder) if stem.isdigit())
     if not rounds:
         raise FileNotFoundError("history is empty")
-    if rounds[-1][0] < ds.recipe.rounds:
+    # Of a set that was chosen, or a run that was given more rounds since, what came after is another story.
+    rounds = [one for one in rounds if one[0] <= ds.recipe.rounds]
+    if not rounds or rounds[-1][0] < ds.recipe.rounds:
         rounds.append((ds.recipe.rounds, ""))
     frames = []
     for round, name in spread(rounds, MOST_FRAMES):

@@ -7,7 +7,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-import torch
 import yaml
 
 from raydd.card import picture
@@ -15,13 +14,25 @@ from raydd.data.index import load_index
 from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
 from raydd.evaluate import Evaluation
+from raydd.evaluate.request import float_bytes
 from raydd.report.gather import RunRecord, gather
 from raydd.report.heat import cross_architecture, published_map, similarity
 from raydd.report.papers import PARTS, SHAPES, Published, published, published_cross
 from raydd.report.pictures import bases, gallery, sheet, stretch, strips, visible
 from raydd.report.plots import Curve, chart
 from raydd.report.real import RealImages, keep_real
-from raydd.report.scores import Column, Row, Table, accuracy_table, headline, notes, percent, robust_table, scores
+from raydd.report.scores import (
+    Column,
+    Row,
+    Score,
+    Table,
+    accuracy_table,
+    headline,
+    notes,
+    percent,
+    robust_table,
+    scores,
+)
 from raydd.store import Folder
 from raydd.text import count_of, duration, is_number, number, size
 
@@ -80,12 +91,13 @@ def context(record: RunRecord) -> dict[str, Any]:
         "shape": list(ds.images.shape[1:]),
         "kind": "synthetic" if recipe.rounds else "computed" if recipe.method in COMPUTED else "real",
         "missing": record.missing,
-        "headline": headline(found),
+        "choice": record.choice,
+        "headline": headline(found or _trained_later(record)),
         "results": accuracy_table(found, memory=ds.is_memory) if found else None,
         "notes": notes(found),
         "map": cross_architecture(found),
         "more": [_evaluation(one, memory=ds.is_memory) for one in record.evaluations],
-        **_papers(ds, bool(found)),
+        **_papers(ds, bool(found or record.evaluations)),
         "shown": shown,
         "stretch": stretch(ds),
         "shown_count": sum(len(of_class.tiles) for of_class in shown),
@@ -99,6 +111,11 @@ def context(record: RunRecord) -> dict[str, Any]:
         "config": yaml.safe_dump(recipe.config, sort_keys=False, width=100, allow_unicode=True),
         "repeat": _repeat(record.url, recipe.name),
     }
+
+
+def _trained_later(record: RunRecord) -> list[Score]:
+    """Return what a later evaluation found that trained networks."""
+    return next((scores(own) for own in record.later if own[0].predictor == "train"), [])
 
 
 def _evaluation(one: Evaluation, *, memory: bool) -> dict[str, Any]:
@@ -124,8 +141,10 @@ def _curves(record: RunRecord) -> dict[str, Any]:
         values |= {"loss_end": record.loss[-1]}
     if record.scores:
         rounds, means, deviations = zip(*record.scores, strict=True)
-        curve = Curve(x=rounds, y=means, spread=deviations)
-        values |= {"progress": chart([curve], xlabel="round", ylabel="accuracy, %"), "progress_end": record.scores[-1]}
+        curves = [Curve(x=rounds, y=means, spread=deviations)]
+        if record.choice is not None and record.choice.score is not None:
+            curves.append(Curve(x=[record.choice.round], y=[record.choice.score], points=True))
+        values |= {"progress": chart(curves, xlabel="round", ylabel="accuracy, %"), "progress_end": record.scores[-1]}
     return values
 
 
@@ -188,11 +207,12 @@ def data_name(ds: DistilledSet) -> str | None:
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:
     """Return what a run took and gave, as pairs of name and value."""
-    ds, status = record.ds, record.status
-    found = [("Images", number(len(ds))), ("Storage", size(ds.storage_bytes)), ("Rounds", number(ds.recipe.rounds))]
+    ds, status, choice = record.ds, record.status, record.choice
+    rounds = number(ds.recipe.rounds) + ("" if choice is None else f" of {number(choice.of)}")
+    found = [("Images", number(len(ds))), ("Storage", size(ds.storage_bytes)), ("Rounds", rounds)]
     if ds.is_memory:
         classes = len(ds.classes)
-        stored = f"{_stored(ds):.3g}"
+        stored = f"{ds.storage_bytes / float_bytes(ds.images.shape[1:]) / classes:.4g}"
         found[1:1] = [("Images a class", f"{len(ds) / classes:.4g}"), ("Images a class, by storage", stored)]
     seconds, workers, faults = status.get("seconds"), count_of(status.get("workers")), count_of(status.get("faults"))
     if is_number(seconds):
@@ -213,11 +233,6 @@ def facts(record: RunRecord) -> list[tuple[str, str]]:
     if status.get("state") not in (None, "done", "distilled", "finished"):
         found.append(("State", str(status["state"])))
     return found
-
-
-def _stored(ds: DistilledSet) -> float:
-    """Return how many float32 images a class take a set's bytes."""
-    return ds.storage_bytes / (torch.finfo(torch.float32).bits // 8 * ds.images[0].numel() * len(ds.classes))
 
 
 def _repeat(url: str, name: str) -> str:

@@ -98,7 +98,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         results = [accuracy("distilled", 83.25), accuracy("random", 55.5), accuracy("whole", 97.0)]
         run.write_json("evaluation.json", {"results": results, "test": "x", "seconds": 75.0})
         rows: list[dict[str, Any]] = [{"round": r, "loss": math.exp(-r / 20), "seconds": r / 10} for r in range(100)]
-        rows += [{"round": r, "val_accuracy": 50.0 + r / 4, "val_std": 2.0} for r in (0, 50, 100)]
+        rows += [{"round": n - 1, "val_accuracy": 50.0 + n / 4, "val_std": 2.0} for n in (20, 60, 100)]
         run.write("metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
         run.write_json("status.json", {"state": "finished", "seconds": 3725.0, "rounds_per_second": 2.5, "workers": 2})
         for r in (0, 1, 2, 5, 10, 20, 40, 50, 80):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from raydd.cli import app
 from raydd.errors import DataError, UserError
+from raydd.evaluate import Accuracy, Evaluation, record
 from raydd.report import write_comparison, write_report
 from raydd.report.compare import context
 from raydd.report.gather import gather
@@ -57,6 +58,30 @@ def test_accuracies_stand_in_one_row_where_they_compare(make_run):
     assert "Distilled set, protocol frepo, nearest neighbours 33.0" in page.words
     _, _, single = page.words.partition("3 that only one run has")
     assert all(text in single for text in ("Herding", "44.0", "Random real images", "55.5", "97.0"))
+
+
+def test_later_evaluations_count(make_run):
+    names = ("a", "b")
+    runs = [make_run(make_set(config={"name": name, "seed": 0}), name=name, bare=True) for name in names]
+    results = [
+        accuracy(of, mean + k, set=f"runs/{name}")
+        for k, name in enumerate(names)
+        for of, mean in (("distilled", 70.0), ("random", 50.0))
+    ]
+    for run in runs:
+        record(run, {}, Evaluation(test="x", results=[Accuracy.from_json(one) for one in results], robust=[]))
+    words = page_of(runs).words
+    assert "not scored" not in words
+    assert "Distilled set 70.0 \N{PLUS-MINUS SIGN} 1.2 71.0 \N{PLUS-MINUS SIGN} 1.2" in words
+    assert "Random real images 50.0 \N{PLUS-MINUS SIGN} 1.2 51.0 \N{PLUS-MINUS SIGN} 1.2" in words
+
+
+def test_a_chosen_set_says_its_round(make_run):
+    config = {"name": "a", "method": {"rounds": 100}, "evaluate": {"select": "val"}}
+    words = page_of([make_run(make_set(rounds=60, config=config), name="a"), make_run(name="b")]).words
+    assert "frepo, round 60 of 100, best on validation images; 3 images" in words
+    assert "frepo, 100 rounds; 3 images" in words
+    assert "Rounds 60 of 100 100" in words
 
 
 def test_only_what_differs_of_the_recipes(make_run):

@@ -17,7 +17,7 @@ from raydd.distilled import DistilledSet
 from raydd.errors import DataError
 from raydd.evaluate import Accuracy, Evaluation, Robustness, record
 from raydd.report import RealImages, write_report
-from raydd.report.gather import RunRecord, gather
+from raydd.report.gather import Choice, RunRecord, gather
 from raydd.report.page import context, render
 from raydd.report.pictures import shown_classes, stretch
 from raydd.store import Folder, load_manifest
@@ -262,12 +262,60 @@ def test_real_images_of_another_set_are_not_shown(make_run):
 
 def test_accuracy_on_the_way(make_run):
     run = make_run()
-    assert gather(run).scores == [(0, 50, 2), (50, 62.5, 2), (100, 75, 2)]
+    assert gather(run).scores == [(20, 55, 2), (60, 65, 2), (100, 75, 2)]
+    assert gather(run).choice is None
     page = page_of(run)
     assert "validation part of the training split; 75.0 at the end." in page.words
     assert any(image["alt"] == "Accuracy over rounds, 75.0 % at round 100" for image in page.images)
     run.write("metrics.jsonl", b'{"round": 1, "loss": 2.0}\n')
     assert "Accuracy on the way" not in page_of(run).words
+
+
+def test_a_set_that_the_validation_part_chose(make_run):
+    config = {"name": "toy", "method": {"rounds": 100}, "evaluate": {"select": "val"}}
+    run = make_run(make_set(rounds=60, config=config))
+    record = gather(run)
+    assert record.choice == Choice(round=60, of=100, score=65)
+    assert [round for round, _ in record.history] == [0, 1, 2, 5, 20, 40, 50, 60]
+    assert torch.equal(record.history[-1][1], record.ds.images)
+    page = page_of(run)
+    for text in (
+        "by frepo. The set is that of round 60 of 100, best on validation images, 65.0 %.",
+        "from the start to round 60, which was chosen; below it the round.",
+        "part of the training split; 65.0 at round 60, which was chosen and is marked; 75.0 at the end.",
+        "Rounds 60 of 100",
+    ):
+        assert text in page.words, text
+    run.delete("metrics.jsonl")
+    assert "round 60 of 100, best on validation images. Networks" in page_of(run).words
+
+
+def test_published_numbers_stand_beside_later_evaluations_too(make_run):
+    config = {"name": "toy", "data": {"train": "mnist:/data/mnist"}}
+    run = make_run(make_set(classes=10, shape=(1, 28, 28), config=config), bare=True)
+    assert "Published" not in page_of(run).words
+    other = [accuracy("distilled", 10.0, set="runs/other"), accuracy("random", 11.0, set="runs/other")]
+    own = [accuracy("distilled", 40.0, set="runs/toy"), accuracy("random", 30.0, set="runs/toy")]
+    found = [Accuracy.from_json(one) for one in (*other, *own)]
+    record(run, {}, Evaluation(test="x", results=found, robust=[]))
+    words = page_of(run).words
+    assert "recognise 40.0 % of the test set" in words
+    _, _, after = words.partition("By raydd evaluate , on x.")
+    assert "Published, for the same number of images a class" in after
+    assert "93.0 \N{PLUS-MINUS SIGN} 0.4" in after
+
+
+def test_which_results_of_an_evaluation_are_the_runs_own(make_run):
+    run = make_run(bare=True)
+    ways = [("knn", "frepo", "./runs/toy/distilled/"), ("train", "dc", run.url), ("train", "frepo", "toy")]
+    for mean, (predictor, protocol, name) in enumerate(ways):
+        given = {"predictor": predictor, "protocol": protocol}
+        results = [accuracy("distilled", 50.0, set="toys/y", **given), accuracy("random", mean, set=name, **given)]
+        record(
+            run, {"way": mean}, Evaluation(test="x", results=[Accuracy.from_json(one) for one in results], robust=[])
+        )
+    # By the recipe's protocol first, trained networks before anything else.
+    assert [[result.mean for result in own] for own in gather(run).later] == [[2], [1], [0]]
 
 
 def test_history_of_the_first_images_alone(make_run):
@@ -336,9 +384,9 @@ def test_what_a_memory_is_made_of(make_run):
     assert len(found) == 4
     assert "Most alike:" in page.words
     assert page.words.count("1.00") == 3
-    # 4 x 48 numbers of bases and 3 x 5 x 4 of addresses, beside 3 x 192 of an image a class.
+    # 4 x 48 numbers of bases and 3 x 5 x 4 of addresses, beside 192 numbers and a label of an image a class.
     assert "Images a class 5" in page.words
-    assert f"Images a class, by storage {(192 + 60) / 576:.3g}" in page.words
+    assert f"Images a class, by storage {4 * (192 + 60) / 3 / (4 * 192 + 8):.4g}" in page.words
 
 
 def span(image: Image.Image) -> int:
