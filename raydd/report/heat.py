@@ -78,7 +78,8 @@ def cross_architecture(found: Sequence[Score]) -> HeatMap | None:
     nets, several = short_nets([net for net, _ in targets]), len({way for _, way in targets}) > 1
     columns = [", ".join(filter(None, [nets[net], way.text if several else ""])) for net, way in targets]
     kinds = [source[:2] for source in sources]
-    rows = [_title(*source, told_apart=kinds.count(source[:2]) > 1) for source in sources]
+    names = _short_names([name for _, name, _ in sources])
+    rows = [_title(of, names[name], kind, told_apart=kinds.count((of, name)) > 1) for of, name, kind in sources]
     table = [[values.get((source, target)) for target in targets] for source in sources]
     if len(columns) > len(rows):
         return _accuracies("Network", rows, list(zip(columns, zip(*table, strict=True), strict=True)))
@@ -100,8 +101,20 @@ def _source(score: Score, by_set: set[str]) -> tuple[str, str, str]:
 
 
 def _title(of: str, name: str, labels: str, *, told_apart: bool) -> str:
-    title = (f"{title_of(of)} for {name}" if of != "distilled" else name) if name else title_of(of)
-    return f"{title}, {labels} labels" if told_apart else title
+    # The set first: what does not fit is cut off at the end.
+    parts = [name] if name and of == "distilled" else [name, title_of(of)] if name else [title_of(of)]
+    return ", ".join([*parts, f"{labels} labels"] if told_apart else parts)
+
+
+def _short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return of each set's URL as many parts of its end as tell the sets apart."""
+    parts = {name: name.rstrip("/").split("/") for name in names}
+    longest = max(map(len, parts.values()))
+    for count in range(1, longest + 1):
+        short = {name: "/".join(of[-count:]) for name, of in parts.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {name: name for name in names}
 
 
 def published_map(cross: Cross) -> HeatMap:

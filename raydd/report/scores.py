@@ -111,7 +111,7 @@ def percent_of(result: Accuracy) -> tuple[str, str]:
 
 Show = Callable[[Accuracy], str]
 _COLUMNS: tuple[tuple[Column, Show], ...] = (
-    (Column("Set"), lambda r: r.set or ""),
+    (Column("Set", kind="set"), lambda r: r.set or ""),
     (Column("Networks", True), lambda r: networks(r)),
     (Column("Protocol"), lambda r: r.protocol),
     (Column("Predictor"), lambda r: PREDICTORS.get(r.predictor, r.predictor)),

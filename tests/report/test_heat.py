@@ -64,7 +64,7 @@ def test_sets_by_networks():
 
 
 def test_baselines_of_several_sets_are_told_apart_where_they_differ():
-    of_sets = [("a", 80.0, 40.0), ("b", 60.0, 70.0)]
+    of_sets = [("runs/a", 80.0, 40.0), ("s3://bucket/runs/b", 60.0, 70.0)]
     found = made(
         *(accuracy("distilled", own, set=name) for name, own, _ in of_sets),
         *(accuracy("random", random, set=name) for name, _, random in of_sets),
@@ -75,10 +75,17 @@ def test_baselines_of_several_sets_are_told_apart_where_they_differ():
     assert [(name, cells[0] and cells[0].text) for name, cells in heat.rows] == [
         ("a", "80.0"),
         ("b", "60.0"),
-        ("Random real images for a", "40.0"),
-        ("Random real images for b", "70.0"),
+        ("a, Random real images", "40.0"),
+        ("b, Random real images", "70.0"),
         ("Whole training set", "90.0"),
     ]
+
+
+def test_sets_of_one_name_go_by_more_of_their_urls():
+    found = made(*(accuracy("distilled", 50.0, set=name) for name in ("one/runs/a", "two/runs/a/", "b")))
+    heat = cross_architecture(found)
+    assert heat is not None
+    assert [name for name, _ in heat.rows] == ["one/runs/a", "two/runs/a", "b"]
 
 
 def test_networks_of_several_sets_are_told():
