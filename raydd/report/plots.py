@@ -123,7 +123,9 @@ def _framed(figure: Figure, axes: Axes, xlabel: str, ylabel: str) -> bytes:
 def _add(axes: Axes, curve: Curve, colour: str, dashes: str) -> None:
     """Draw a curve; a long one as the means of blocks of neighbouring points, over the range of each block."""
     if curve.points:
-        axes.plot(curve.x, curve.y, color=colour, linestyle="none", marker="o", markersize=3, alpha=0.7)
+        # A single one is a mark.
+        large, alpha = (7, 1.0) if len(curve.x) == 1 else (3, 0.7)
+        axes.plot(curve.x, curve.y, color=colour, linestyle="none", marker="o", markersize=large, alpha=alpha)
         return
     blocks = np.array_split(np.arange(len(curve.x)), min(len(curve.x), POINTS))
     xs, ys = np.asarray(curve.x, float), np.asarray(curve.y, float)
