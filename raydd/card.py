@@ -48,7 +48,9 @@ def _card_lines(ds: DistilledSet) -> Iterator[str]:
     n, channels, height, width = ds.images.shape
     yield f"# {recipe.name}: {n} distilled images"
     yield ""
-    yield f"Made by raydd with method `{recipe.method}` ({recipe.paper}) in {recipe.rounds} rounds."
+    of = int(recipe.config.get("method", {}).get("rounds", recipe.rounds))
+    chosen = f", the best of {of} on validation images" if recipe.rounds < of else ""
+    yield f"Made by raydd with method `{recipe.method}` ({recipe.paper}) in {recipe.rounds} rounds{chosen}."
     yield ""
     yield f"- images: float32 ({n}, {channels}, {height}, {width}), normalised and not clamped; `ds.pixels()` gives uint8"
     yield f"- labels: {recipe.label_kind}; {recipe.label_convention}"
