@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raydd.config import Config, DataFacts
 from raydd.data.index import JSON_NAME, load_index
+from raydd.data.names import data_name
 from raydd.data.pack import survey
 from raydd.data.reader import choose_classes
 from raydd.data.sources import is_source
@@ -41,7 +42,9 @@ def estimate(config: Config, price: float | None = None) -> Estimate:
         images = sum(all_counts)
         shards = images * (channels * edge**2 + _MEMBER_BYTES)
         missing.append(f"{data.train} is packed into {url}, {images:,} images")
-    counts = [_training(all_counts[label], data.val_fraction) for label in choose_classes(classes, data.classes)]
+    chosen = choose_classes(classes, data.classes)
+    name = data_name(name, [classes[label] for label in chosen])
+    counts = [_training(all_counts[label], data.val_fraction) for label in chosen]
     facts = DataFacts(name=name, channels=channels, size=edge, num_classes=len(counts), smallest_class=min(counts))
     return estimate_load(config, facts, counts, missing=missing, shards=shards, price=price)
 

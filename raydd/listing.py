@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from raydd.config import parse_yaml
+from raydd.data.names import data_name
 from raydd.errors import DataError, IntegrityError, UserError
 from raydd.live import application_status, life
 from raydd.store import Folder, from_json, load_manifest, read_verified
@@ -133,7 +134,7 @@ def _planned(folder: Folder) -> dict[str, Any] | None:
 
 def _of_config(config: dict[str, Any]) -> dict[str, Any]:
     method, data = _section(config, "method"), _section(config, "data")
-    told = {"method": method.get("name"), "ipc": method.get("ipc"), "dataset": _data_name(data.get("train"))}
+    told = {"method": method.get("name"), "ipc": method.get("ipc"), "dataset": _data_name(data)}
     return {**{key: value for key, value in told.items() if value is not None}, "config": config}
 
 
@@ -142,7 +143,14 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _data_name(train: Any) -> str | None:
+def _data_name(data: dict[str, Any]) -> str | None:
+    """Return what a config's data set is called, as far as the config tells."""
+    name, classes = _place_name(data.get("train")), data.get("classes")
+    chosen = isinstance(classes, list) and all(isinstance(one, int | str) for one in classes)
+    return data_name(name, classes) if name and chosen else name
+
+
+def _place_name(train: Any) -> str | None:
     """Return what a data set is called by where it lies: a SOURCE's own name, or that of the folder of its shards."""
     if not isinstance(train, str) or not train:
         return None

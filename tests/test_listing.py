@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raydd.data.names import PARTS
 from raydd.listing import Wanted, runs
 from raydd.report.gallery import _edge, write_gallery
 from raydd.store import Folder
@@ -87,6 +88,10 @@ def test_orders(tmp_path: Path) -> None:
     assert runs(str(tmp_path), sort="accuracy")[-1]["state"] == "starting"
     (new,) = runs(str(tmp_path), Wanted(dataset="mnist", method="dm"), "seconds")[-1:]
     assert (new["name"], new["dataset"], new.get("bytes")) == ("new", "mnist", None)
+    (tmp_path / "new/config.yaml").write_text(
+        f"name: new\ndata: {{train: 'imagenet:root', classes: {list(PARTS['imagewoof'])}}}\nmethod: {{name: dm}}\n"
+    )
+    assert [facts["name"] for facts in runs(str(tmp_path), Wanted(dataset="imagewoof"))] == ["new"]
     altered = tmp_path / "run-003/distilled/recipe.json"
     altered.write_bytes(altered.read_bytes() + b" ")
     damaged = next(facts for facts in runs(str(tmp_path)) if facts["name"] == "run-003")

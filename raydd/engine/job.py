@@ -10,6 +10,7 @@ import torch
 
 from raydd.config import Config, DataFacts
 from raydd.data.index import Index
+from raydd.data.names import data_name
 from raydd.data.reader import RealData
 from raydd.methods import Problem
 from raydd.nets.stored import Networks
@@ -62,7 +63,7 @@ def facts_of(real: RealData) -> DataFacts:
     """Return what defaults depend on."""
     index: Index = real.index
     return DataFacts(
-        name=index.name,
+        name=data_name(index.name, real.class_names),
         channels=index.channels,
         size=index.size,
         num_classes=real.num_classes,

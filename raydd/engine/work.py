@@ -28,7 +28,7 @@ from raydd.data.transforms import (
     statistics,
 )
 from raydd.distilled import tensors_from
-from raydd.engine.job import Job, open_real, problem_of
+from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.errors import IntegrityError
 from raydd.methods import Contribution, Slot, Tensors, create
 from raydd.store import Entry, Folder, digest
@@ -172,7 +172,7 @@ def fit_whitening(job: Job) -> Arrays:
     base = transform_of(job.config, real, None)
     batches = (images for images, _ in real.stream(1000))
     rtp = job.config.data.zca == "rtp"
-    zca = fit_zca_rtp(batches, ridge=rtp_ridge(real.index.name)) if rtp else fit_zca_frepo(batches, base)
+    zca = fit_zca_rtp(batches, ridge=rtp_ridge(facts_of(real).name)) if rtp else fit_zca_frepo(batches, base)
     return to_arrays(Transform(mean=base.mean, std=base.std, zca=zca).to_tensors())
 
 
@@ -197,7 +197,7 @@ def transform_of(config: Config, real: RealData, whitening: Arrays | None) -> Tr
         whitening: Tensors of the fitted whitening, where the config has one.
     """
     style = "frepo" if config.method.default_protocol == "frepo" else "dc"
-    known = None if config.data.statistics == "fit" else statistics(real.index.name, style)
+    known = None if config.data.statistics == "fit" else statistics(facts_of(real).name, style)
     if config.data.zca == "rtp":
         # RTP's whitening normalises image by image.
         known = (torch.zeros(real.index.channels), torch.ones(real.index.channels))

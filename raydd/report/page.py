@@ -11,13 +11,14 @@ import yaml
 
 from raydd.card import picture
 from raydd.data.index import load_index
+from raydd.data.names import data_name
 from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
 from raydd.evaluate import Evaluation
 from raydd.evaluate.request import float_bytes
 from raydd.report.gather import RunRecord, gather
 from raydd.report.heat import cross_architecture, published_map, similarity
-from raydd.report.papers import PARTS, SHAPES, Published, published, published_cross
+from raydd.report.papers import SHAPES, Published, published, published_cross
 from raydd.report.pictures import bases, gallery, sheet, stretch, strips, visible
 from raydd.report.plots import Curve, chart
 from raydd.report.real import RealImages, keep_real
@@ -171,7 +172,7 @@ def ipc_of(ds: DistilledSet) -> float:
 def _papers(ds: DistilledSet, scored: bool) -> dict[str, Any]:
     """Return the papers' numbers for a set: its method's own and the baselines', all others, and whole tables."""
     shape = (len(ds.classes), ds.images.shape[1], ds.images.shape[-1])
-    name = data_name(ds) if scored and shape in SHAPES.values() else None
+    name = _data_name(ds) if scored and shape in SHAPES.values() else None
     cells = published(name, shape, ds.recipe.method, ipc_of(ds))
     near = [cell for cell in cells if cell.method in (ds.recipe.method, "random", "whole")]
     others = [cell for cell in cells if cell not in near]
@@ -190,19 +191,19 @@ def _published_table(cells: list[Published], method: str) -> Table:
     return Table("Method", (Column("Accuracy", True, "score"), Column("How it was scored")), rows)
 
 
-def data_name(ds: DistilledSet) -> str | None:
+def _data_name(ds: DistilledSet) -> str | None:
     """Return the name of the data set that a set was distilled from, or None where neither recipe nor shards tell."""
-    data = ds.recipe.config.get("data", {})
-    train, classes = str(data.get("train", "")), data.get("classes")
-    source, _, root = train.partition(":")
-    name = root.rstrip("/").rpartition("/")[2] if source == "folder" else source
+    if ds.recipe.dataset is not None:
+        return ds.recipe.dataset
+    train = str(ds.recipe.config.get("data", {}).get("train", ""))
+    name = train.partition(":")[0]
     if name not in SHAPES:
         try:
             name = load_index(Folder(train)).name
         except RaydError:
             # The shards may be gone, or out of reach from here; the page does without them.
             return None
-    return PARTS.get(tuple(classes), name) if isinstance(classes, list) and name == "imagenet" else name
+    return data_name(name, ds.classes)
 
 
 def facts(record: RunRecord) -> list[tuple[str, str]]:

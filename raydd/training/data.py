@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raydd.config import DataFacts
 from raydd.data.index import load_index
+from raydd.data.names import data_name
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform, channel_statistics, statistics
 from raydd.distilled import DistilledSet
@@ -101,9 +102,10 @@ class ShardData:
     def __init__(self, real: RealData) -> None:
         index = real.index
         self._real, self._device = real, torch.device("cpu")
-        self.name, self.hash = f"{index.name}-{index.split}", index.hash
+        name = data_name(index.name, real.class_names)
+        self.name, self.hash = f"{name}-{index.split}", index.hash
         self.classes, self.shape = tuple(real.class_names), real.shape
-        mean, std = statistics(index.name, "dc") or channel_statistics(index)
+        mean, std = statistics(name, "dc") or channel_statistics(index)
         self.transform = Transform(mean, std)
 
     def __len__(self) -> int:

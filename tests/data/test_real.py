@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from raydd.data.names import PARTS
 from raydd.data.pack import pack
 from raydd.data.reader import RealData
 from raydd.data.transforms import channel_statistics, statistics
@@ -34,6 +35,8 @@ def test_imagenet_sample_of_odd_sizes_and_grey_images(shared: Path, tmp_path: Pa
     index = pack(f"imagenet:{tmp_path / 'imagenet-1k-sample'}", str(tmp_path / "out"), size=64)
     assert (len(index), len(index.classes), index.channels, index.size) == (1000, 1000, 3, 64)
     assert index.classes[0] == "n01440764"
+    for part, members in PARTS.items():
+        assert all(index.classes[position] == wnid for position, wnid in members.items()), part
     images = RealData(str(tmp_path / "out"), classes=list(range(0, 1000, 50))).images(torch.arange(20))
     assert images.shape == (20, 3, 64, 64)
     equal = (index.channel_sum[:, 0] == index.channel_sum[:, 1]) & (index.channel_sum[:, 1] == index.channel_sum[:, 2])

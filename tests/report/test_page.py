@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from raydd.config import flat
+from raydd.data.names import PARTS
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError
 from raydd.evaluate import Accuracy, Evaluation, Robustness, record
@@ -236,6 +237,14 @@ def test_published_numbers_stand_beside(make_run):
     assert "dm Accuracy" not in own
     assert "89.7 \N{PLUS-MINUS SIGN} 0.6" in others
     assert "Published across networks: DC, images learned with" in others
+
+
+@pytest.mark.parametrize("noted", ["imagewoof", None])
+def test_published_numbers_of_a_part_of_imagenet(make_run, noted):
+    config = {"name": "toy", "data": {"train": "imagenet:/data/imagenet", "classes": list(PARTS["imagewoof"])}}
+    ds = make_set(classes=10, shape=(3, 128, 128), config=config, dataset=noted)
+    ds = replace(ds, recipe=replace(ds.recipe, classes=tuple(PARTS["imagewoof"].values())))
+    assert "29.7 \N{PLUS-MINUS SIGN} 0.6" in page_of(make_run(ds)).words
 
 
 def test_real_images_stand_beside_and_are_kept(make_run):
