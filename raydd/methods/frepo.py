@@ -24,6 +24,12 @@ Deviations:
    ranges of the pool, so that workers are equally busy. With 1 this is the paper's uniform choice.
 2. The member of a round and every batch are keyed by the round; the published code draws members from an unseeded generator.
 3. Real batches are consecutive parts of a shuffled sequence of epochs, one sequence for all members.
+
+Open points: the width of the paper's network at 64 pixels (Tiny ImageNet, ImageNet-1K) is 128 here as at 32; its appendix is not
+at hand, and the settings for 64 pixels in its authors' PyTorch port have 64. The paper's ImageNette and ImageWoof were made from
+fastai's imagenette2-160 (the central square, resized by area); raydd's recipes take the same classes from ImageNet itself, whose
+images are larger and more. That download as `folder:...`, without `data.classes`, is known by its classes and has the same
+defaults.
 """
 
 from __future__ import annotations

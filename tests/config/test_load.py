@@ -107,7 +107,7 @@ def test_configs_are_frozen() -> None:
 
 def test_defaults_are_the_papers() -> None:
     dm, frepo = Config(**LEAST).method, config_from({**LEAST, "method": {"name": "frepo"}}).method
-    assert (dm.rounds, dm.lr_syn, dm.momentum_syn, dm.real_batch, dm.init) == (20_000, 1.0, 0.5, 256, "real")
+    assert (dm.rounds, dm.lr_syn, dm.momentum_syn, dm.real_batch, dm.init) == (20_000, "auto", 0.5, 256, "real")
     assert (frepo.rounds, frepo.lr_syn, frepo.real_batch, frepo.ridge) == (500_000, 3e-4, 1024, 1e-6)
     assert (frepo.pool_size, frepo.models_per_round, frepo.max_online_updates, frepo.lr_net) == (10, 1, 100, 3e-4)
 

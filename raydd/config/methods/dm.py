@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PositiveFloat
 
 from raydd.config.base import Auto, DataFacts
 from raydd.config.methods.base import MethodConfig
@@ -29,7 +29,7 @@ class MeanMatchingConfig(MethodConfig):
     name: str
     rounds: int = Field(20_000, ge=1, description="updates of the synthetic images")
     init: Literal["real", "noise"] = "real"
-    lr_syn: float = Field(1.0, gt=0, description="SGD's rate on the images")
+    lr_syn: PositiveFloat | Auto
     momentum_syn: float = Field(0.5, ge=0, lt=1)
     real_batch: int = Field(256, ge=1, description="real images per class and round")
     classes_per_slot: int | Literal["all"] = Field(
@@ -54,6 +54,17 @@ class DMConfig(MeanMatchingConfig):
     """Distribution matching (Zhao and Bilen, WACV 2023)."""
 
     name: Literal["dm"] = "dm"
+    lr_syn: PositiveFloat | Auto = Field(
+        "auto", description="SGD's rate on the images; auto: 1, but 10 on CIFAR-10 from 100 images a class on"
+    )
+
+    def resolved(self, facts: DataFacts) -> Self:
+        """Fill the rate as well; see the base class."""
+        config = super().resolved(facts)
+        if config.lr_syn != "auto":
+            return config
+        many = facts.name == "cifar10" and self.ipc >= 100
+        return config.model_copy(update={"lr_syn": 10.0 if many else 1.0})
 
 
 class MMDConfig(MeanMatchingConfig):
