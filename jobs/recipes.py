@@ -12,6 +12,7 @@ from pathlib import Path
 
 from raydd.config import methods
 from raydd.config.methods.dc import ITERATIONS, loops
+from raydd.data.names import PARTS
 
 HERE = Path(__file__).parent / "configs"
 IPCS = (1, 10, 50)
@@ -41,10 +42,12 @@ DATASETS = {
     "cifar10": Dataset("cifar10:data/cifar10"),
     "cifar100": Dataset("cifar100:data/cifar100"),
     # At 64 pixels the code of DC and DM stays at depth 3 unless asked for 4, as MTT and DC-BENCH ask; FRePo's author advises 4.
+    # FRePo's width at 64 pixels is not certain: 128 as at 32, or the 64 of its PyTorch port.
     "tiny-imagenet": Dataset("tiny-imagenet:data/tiny-imagenet-200", depth=4),
-    "imagenette": Dataset("imagenet:data/imagenet", 5, 128, (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)),
-    "imagewoof": Dataset("imagenet:data/imagenet", 5, 128, (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)),
+    # FRePo made these two from fastai's imagenette2-160 and imagewoof2-160; here they are the same classes of ImageNet itself.
+    **{name: Dataset("imagenet:data/imagenet", 5, 128, tuple(PARTS[name])) for name in PARTS},
     "imagenet": Dataset("imagenet:data/imagenet", depth=4, size=64),
+    # Known by the names of its class folders, which are to stay as published.
     "cub-200": Dataset("folder:data/cub-200", size=32),
 }
 CORESETS = ("random", "herding", "kcenter", "forgetting")
@@ -62,13 +65,48 @@ CELLS: dict[str, dict[str, tuple[int, ...]]] = {
     "mnist": cells(IPCS, *LEARNED, *CORESETS) | DD_TABLE,
     "fashion-mnist": cells(IPCS, *LEARNED, *CORESETS),
     "svhn": cells(IPCS, "dc", "dsa", "rtp", *CORESETS),
-    "cifar10": cells(IPCS, *LEARNED, "mmd", *CORESETS) | DD_TABLE,
+    "cifar10": cells(IPCS, *LEARNED, "mmd", *CORESETS) | cells((*IPCS, 100, 200, 500, 1000, 1250), "dm") | DD_TABLE,
     "cifar100": cells(IPCS, "dsa", "dm", "frepo") | cells((1, 10), "dc", "rtp"),
     "tiny-imagenet": cells(IPCS, "dm") | cells((1, 10), "frepo") | cells((1,), "dsa", "rtp"),
-    "imagenette": cells((1, 10), "frepo"),
-    "imagewoof": cells((1, 10), "frepo"),
-    "imagenet": cells((1, 2), "frepo"),
+    "imagenette": cells((1, 10), "frepo", "random"),
+    "imagewoof": cells((1, 10), "frepo", "random"),
+    "imagenet": cells((1, 2), "frepo", "random"),
     "cub-200": cells((1, 10), "frepo"),
+}
+# Data sets whose random images FRePo scored, as it scores its own.
+BY_FREPO = ("imagenette", "imagewoof", "imagenet")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A cell that a table has beside the same method's usual one.
+
+    Attributes:
+        suffix: Of the recipe's name.
+        what: Of the recipe's first line.
+        net: Fields of the net section; None for the usual ones.
+        method: Further fields of the method section.
+        repeats: Networks that score it; None for the usual number.
+    """
+
+    suffix: str
+    what: str
+    net: str | None = None
+    method: str = ""
+    repeats: int | None = None
+
+
+_FIXED = "fixed initialisation, scored on the network that it was learned for"
+FIXED = Variant("fixed", _FIXED, method=", net_init: fixed", repeats=5)
+ONE_STEP = Variant("fixed", f"one step, {_FIXED}", method=", net_init: fixed, inner_epochs: 1", repeats=5)
+ALEXCIFARNET = Variant("alexcifarnet", "with AlexCifarNet", net="name: alexcifarnet")
+# (data set, method, images per class) -> what stands there besides.
+VARIANTS: dict[tuple[str, str, int], Variant] = {
+    ("mnist", "dd", 1): ONE_STEP,
+    ("mnist", "dd", 10): FIXED,
+    ("cifar10", "dd", 10): FIXED,
+    ("cifar10", "dc", 1): ALEXCIFARNET,
+    ("cifar10", "dc", 10): ALEXCIFARNET,
 }
 PAPERS = {
     "dd": "Wang et al., 2018",
@@ -79,8 +117,9 @@ PAPERS = {
     "frepo": "Zhou, Nezhadarya & Ba, NeurIPS 2022",
     "rtp": "Deng & Russakovsky, NeurIPS 2022",
 }
-# Networks that score a set, and the network that learns it where it is not the method's own ConvNet.
+# Networks that score a set, sets that are scored, and the networks of DD's table.
 REPEATS = {"dd": 200, "frepo": 5}
+SETS = dict.fromkeys(("dc", "dsa", "dm", "mmd", *CORESETS), 5)
 DD_NETS = {"mnist": "lenet", "cifar10": "alexcifarnet"}
 
 
@@ -120,30 +159,52 @@ def two_cores(method: str, ipc: int, changes: str) -> str:
     )
 
 
-def recipe(dataset: str, method: str, ipc: int) -> str:
+def file_name(method: str, ipc: int, variant: Variant | None = None) -> str:
+    """Return the stem of a recipe's file."""
+    return f"{method}-ipc{ipc}" + (f"-{variant.suffix}" if variant else "")
+
+
+def recipe(dataset: str, method: str, ipc: int, variant: Variant | None = None) -> str:
     """Return one recipe as YAML."""
+    paper = PAPERS.get(method, "a baseline of the papers") + (f"; {variant.what}" if variant else "")
+    more = variant.method if variant else ""
     return "\n".join(
         [
-            f"# {dataset}, {ipc} image{'s' if ipc > 1 else ''} per class; {PAPERS.get(method, 'a baseline of the papers')}.",
-            f"name: {dataset}-{method}-ipc{ipc}",
-            f"data: {{{data(DATASETS[dataset])}}}",
-            f"net: {{{net(dataset, method)}}}",
-            f"method: {{name: {method}, ipc: {ipc}{rounds(dataset, method, ipc)}}}",
+            f"# {dataset}, {ipc} image{'s' if ipc > 1 else ''} per class; {paper}.",
+            f"name: {dataset}-{file_name(method, ipc, variant)}",
+            f"data: {{{data(dataset, method)}}}",
+            f"net: {{{(variant and variant.net) or net(dataset, method)}}}",
+            f"method: {{name: {method}, ipc: {ipc}{rounds(dataset, method, ipc)}{more}}}",
             "engine: {workers: 1, gpus_per_worker: 1, cpus_per_worker: 4, checkpoint_every: 1000}",
             "store: runs",
-            f"evaluate: {{repeats: {REPEATS.get(method, 20)}, baselines: [{'' if method == 'random' else 'random'}]}}",
+            f"evaluate: {{{evaluate(dataset, method, variant)}}}",
             "",
         ]
     )
 
 
-def data(dataset: Dataset) -> str:
+def evaluate(dataset: str, method: str, variant: Variant | None) -> str:
+    """Return the fields of a recipe's evaluate section."""
+    by_frepo = method == "random" and dataset in BY_FREPO
+    repeats = (variant and variant.repeats) or REPEATS.get("frepo" if by_frepo else method, 20)
+    fields = [f"sets: {SETS[method]}"] if method in SETS else []
+    fields.append(f"repeats: {repeats}")
+    if by_frepo:
+        fields.append("protocol: frepo")
+    fields.append(f"baselines: [{'' if method == 'random' else 'random, random@bytes, whole'}]")
+    return ", ".join(fields)
+
+
+def data(name: str, method: str) -> str:
     """Return the fields of a recipe's data section."""
+    dataset = DATASETS[name]
     fields = [f"train: '{dataset.source}'"]
     if dataset.size is not None:
         fields.append(f"size: {dataset.size}")
     if dataset.classes is not None:
         fields.append(f"classes: {list(dataset.classes)}")
+    if method == "random" and name in BY_FREPO:
+        fields.append("zca: frepo")
     return ", ".join(fields)
 
 
@@ -151,7 +212,8 @@ def net(dataset: str, method: str) -> str:
     """Return the fields of a recipe's net section."""
     if method == "dd":
         return f"name: {DD_NETS[dataset]}"
-    return f"width: 128, depth: {DATASETS[dataset].depth}"
+    own = "name: frepo_convnet, " if method == "random" and dataset in BY_FREPO else ""
+    return f"{own}width: 128, depth: {DATASETS[dataset].depth}"
 
 
 def rounds(dataset: str, method: str, ipc: int) -> str:
@@ -171,16 +233,24 @@ def rounds(dataset: str, method: str, ipc: int) -> str:
 def recipes() -> dict[Path, str]:
     """Return every recipe by its file."""
     papers = {
-        HERE / dataset / f"{method}-ipc{ipc}.yaml": recipe(dataset, method, ipc)
+        HERE / dataset / f"{file_name(method, ipc)}.yaml": recipe(dataset, method, ipc)
         for dataset, row in CELLS.items()
         for method, ipcs in row.items()
         for ipc in ipcs
     }
-    return papers | {
-        HERE / "mnist" / "two-cores" / f"{method}-ipc{ipc}.yaml": two_cores(method, ipc, changes)
-        for method, row in TWO_CORES.items()
-        for ipc, changes in row.items()
+    variants = {
+        HERE / dataset / f"{file_name(method, ipc, variant)}.yaml": recipe(dataset, method, ipc, variant)
+        for (dataset, method, ipc), variant in VARIANTS.items()
     }
+    return (
+        papers
+        | variants
+        | {
+            HERE / "mnist" / "two-cores" / f"{method}-ipc{ipc}.yaml": two_cores(method, ipc, changes)
+            for method, row in TWO_CORES.items()
+            for ipc, changes in row.items()
+        }
+    )
 
 
 def main() -> int:
