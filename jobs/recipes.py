@@ -191,6 +191,8 @@ def evaluate(dataset: str, method: str, variant: Variant | None) -> str:
     fields.append(f"repeats: {repeats}")
     if by_frepo:
         fields.append("protocol: frepo")
+    elif method in DD_TABLE and method != "dd":
+        fields.append("protocol: dd")
     fields.append(f"baselines: [{'' if method == 'random' else 'random, random@bytes, whole'}]")
     return ", ".join(fields)
 
@@ -210,7 +212,7 @@ def data(name: str, method: str) -> str:
 
 def net(dataset: str, method: str) -> str:
     """Return the fields of a recipe's net section."""
-    if method == "dd":
+    if method in DD_TABLE:
         return f"name: {DD_NETS[dataset]}"
     own = "name: frepo_convnet, " if method == "random" and dataset in BY_FREPO else ""
     return f"{own}width: 128, depth: {DATASETS[dataset].depth}"

@@ -18,12 +18,12 @@ from raydd.data.index import Index, Shard, save_index
 from raydd.data.names import PARTS
 from raydd.engine.job import facts_of, open_real
 from raydd.engine.work import transform_of
-from raydd.evaluate.protocols import PROTOCOLS
 from raydd.store import Folder
 
 CONFIGS = Path(__file__).resolve().parents[1] / "jobs" / "configs"
 NAME = re.compile(r"(?P<method>[a-z]+)-ipc(?P<ipc>\d+)(-(?P<variant>fixed|alexcifarnet))?")
 CORESETS = ("random", "herding", "kcenter", "forgetting")
+DD_TABLE = ("dd", "kmeans", "optimised", "average")
 
 # Name in the index, channels, pixels, classes.
 SETS = {
@@ -192,11 +192,11 @@ def check_method(config: Config, dataset: str, ipc: int, variant: str | None) ->
 
 def check_net(config: Config, dataset: str, method: str, variant: str | None, *, by_frepo: bool) -> None:
     net = config.net.model_dump()
-    if method == "dd":
+    if method in DD_TABLE:
         assert net["name"] == {"mnist": "lenet", "cifar10": "alexcifarnet"}[dataset]
     elif variant == "alexcifarnet":
         assert net["name"] == "alexcifarnet"
-    elif method not in ("kmeans", "optimised", "average"):
+    else:
         wanted = ("frepo_convnet", 128, "batch") if by_frepo else ("convnet", 128, "instance")
         assert (net["name"], net["width"], net["norm"]) == wanted
         assert net["depth"] == DEPTH[SETS[dataset][2]]
@@ -204,10 +204,8 @@ def check_net(config: Config, dataset: str, method: str, variant: str | None, *,
 
 def check_evaluation(config: Config, method: str, variant: str | None, *, by_frepo: bool) -> None:
     told = config.evaluate
-    protocols = {"dsa": "dsa", "dm": "dsa", "mmd": "dsa", "frepo": "frepo", "rtp": "rtp", "dd": "dd"}
-    if method not in ("kmeans", "optimised", "average"):
-        assert told.protocol == ("frepo" if by_frepo else protocols.get(method, "dc"))
-    assert told.protocol in PROTOCOLS
+    protocols = {"dsa": "dsa", "dm": "dsa", "mmd": "dsa", "rtp": "rtp"} | dict.fromkeys(DD_TABLE, "dd")
+    assert told.protocol == ("frepo" if by_frepo else protocols.get(method, "dc"))
     five = method in ("dc", "dsa", "dm", "mmd", *CORESETS)
     assert told.sets == (5 if five else 1)
     if variant != "fixed":

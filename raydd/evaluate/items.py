@@ -194,7 +194,7 @@ def accuracies(shared: Shared, item: Item) -> list[float]:
     if item.of == "whole":
         each = zip(states, seeds, strict=True)
         states = [_train_whole(shared, protocol, module, state, seed, preprocessing, device) for state, seed in each]
-    elif item.of == "distilled" and protocol.learned_steps:
+    elif item.of == "distilled" and shared.learned:
         states = [_by_steps(shared, module, state, device) for state in states]
     else:
         states = _train_together(shared, item, module, states, seeds, preprocessing, device)

@@ -313,7 +313,9 @@ def check_protocol(ds: DistilledSet, protocol: str) -> None:
         raise ConfigError(
             f"the protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r} (see `raydd protocols`)"
         )
-    if PROTOCOLS[protocol].learned_steps and STEP_SIZES not in ds.extras:
+    # What is a baseline elsewhere is trained on as one.
+    stepless = STEP_SIZES not in ds.extras and ds.recipe.method not in BASELINES
+    if PROTOCOLS[protocol].learned_steps and stepless:
         raise ConfigError(
             f"the protocol {protocol} applies step sizes that were learned with the set, got a set of method "
             f"{ds.recipe.method} without any; choose another of {', '.join(PROTOCOLS)}"

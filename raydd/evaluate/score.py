@@ -223,7 +223,7 @@ def _accuracy(task: Task, cell: Cell, predictor: Predictor, each: list[float]) -
     shared, classes = task.shared, len(task.shared.classes)
     protocol = shared.protocol_of(cell.items(1, 1)[0])
     # Neighbours are not trained, and learned steps have rates of their own.
-    trained = cell.net is not None and not (protocol.learned_steps and cell.of == "distilled")
+    trained = cell.net is not None and not (shared.learned and cell.of == "distilled")
     return Accuracy(
         of=cell.of,
         protocol=protocol.name,

@@ -98,6 +98,14 @@ def test_a_set_without_step_sizes_is_refused(shards, make_set):
         evaluate(make_set(), test=shards["test"], protocol="dd")
 
 
+@pytest.mark.parametrize("method", ["kmeans", "average", "optimised", "random"])
+def test_what_is_a_baseline_is_trained_on_as_one(shards, make_set, method):
+    ds = make_set()
+    ds = replace(ds, recipe=replace(ds.recipe, method=method))
+    (own,) = evaluate(ds, test=shards["test"], protocol="dd", repeats=1)
+    assert (own.protocol, own.lr) == ("dd", 0.01)
+
+
 def test_random_images_beside_a_memory_are_as_many_as_it_takes_the_storage_of(shards, make_set, short):
     ds = make_set(config={"method": {"name": "rtp", "ipc": 2}})
     images, labels = ds.images.repeat_interleave(5, 0), ds.labels.repeat_interleave(5)
