@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 STATUS_EVERY_S = 10.0
 CLOSE_S = 60.0
-# slots: from the variables' leaving to the last contribution's coming; update: reduction and the optimiser's step;
-# checkpoint: what the round loop waits for one; rest: whatever else is in it.
+# slots: from the variables' leaving to the last contribution's coming, or whole rounds where workers keep the variables;
+# update: reduction and the optimiser's step; checkpoint: what the round loop waits for one; rest: whatever else is in it.
 Phase = Literal["slots", "update", "checkpoint", "rest"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
 _log = logging.getLogger("raydd")
