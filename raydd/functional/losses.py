@@ -41,15 +41,3 @@ def centred_labels(labels: Tensor, num_classes: int) -> Tensor:
 def scaled_labels(labels: Tensor, num_classes: int) -> Tensor:
     """Return what FRePo's synthetic labels start at, `(onehot - 1/c) / sqrt(c / 10)`: int64 `(n,)` to `(n, c)`."""
     return centred_labels(labels, num_classes) / math.sqrt(num_classes / 10)
-
-
-def class_mean_distance(f_real: Tensor, f_syn: Tensor) -> Tensor:
-    """Return DM's distance: the sum over classes of `|mean f(real) - mean f(syn)|^2`, summed over feature dimensions.
-
-    Zhao & Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, Eq. (5).
-
-    Args:
-        f_real: Features of real images, class by class, `(B, n, d)`.
-        f_syn: Features of synthetic ones `(B, m, d)`.
-    """
-    return (f_real.mean(1) - f_syn.mean(1)).square().sum()
