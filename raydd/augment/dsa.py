@@ -5,8 +5,8 @@ authors' code in its mode "S": one operation is drawn uniformly and applied to t
 operation with one set of parameters for all images, of the real batch and of the synthetic one. When a network is
 trained each image has parameters of its own.
 
-Scale and rotate use the corner-aligned geometry of the torch 1.2 that the published numbers come from; the same code
-under torch >= 1.3 does not.
+Scale and rotate are about the centre of a square, where both values of grid_sample's `align_corners`, and so the torch
+releases whose defaults differ, give the same places.
 
 Deviations from the authors' code: draws come from the generator given, not from a global one reseeded with the clock.
 """

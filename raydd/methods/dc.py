@@ -29,7 +29,6 @@ Deviations:
 4. The published code stops for an ipc that its table of loops lacks; here the entry nearest by ratio is taken.
 5. With BatchNorm the statistics of a round's real images (a tenth of the running ones) are not carried on into theta, whose
    own follow the images that it trains on, as the published code's do after some steps of training.
-6. Scale and rotation use the geometry of the torch release that the published numbers were made with (`augment/dsa.py`).
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ Deviations:
 2. Every class draws its real images and its augmentation from a key of its own instead of from global generators, whose seed the
    published code takes from the clock.
 3. With BatchNorm a class that has fewer than `real_batch` images gives what it has; the published code needs exactly as many.
-4. Scale and rotation use the geometry of the torch release that the published numbers were made with (`augment/dsa.py`).
 """
 
 from __future__ import annotations

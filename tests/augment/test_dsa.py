@@ -174,25 +174,36 @@ def test_flip_mirrors_the_chosen_ones():
     assert torch.equal(out[1], x[1])
 
 
-def sampled(x, theta):
-    grid = F.affine_grid(theta, list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+def sampled(x, theta, corners=True):
+    grid = F.affine_grid(theta, list(x.shape), align_corners=corners)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=corners)
 
 
-def test_scale_is_the_corner_aligned_grid_sample():
-    x, params = images(5), dsa.draw("scale", gen(2), 5, SHAPE)
+def scaling(params):
     theta = torch.zeros(5, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1] = params.values["x"], params.values["y"]
-    torch.testing.assert_close(dsa.apply(x, params), sampled(x, theta), rtol=1e-5, atol=1e-5)
+    return theta
 
 
-def test_rotate_is_the_corner_aligned_grid_sample():
-    x, params = images(5), dsa.draw("rotate", gen(2), 5, SHAPE)
+def rotation(params):
     angle = params.values["degrees"] / 180 * math.pi
     theta = torch.zeros(5, 2, 3)
     theta[:, 0, 0], theta[:, 0, 1] = angle.cos(), -angle.sin()
     theta[:, 1, 0], theta[:, 1, 1] = angle.sin(), angle.cos()
-    torch.testing.assert_close(dsa.apply(x, params), sampled(x, theta), rtol=1e-5, atol=1e-5)
+    return theta
+
+
+@pytest.mark.parametrize(("op", "matrix"), [("scale", scaling), ("rotate", rotation)])
+def test_scale_and_rotate_are_the_corner_aligned_grid_sample(op, matrix):
+    x, params = images(5), dsa.draw(op, gen(2), 5, SHAPE)
+    torch.testing.assert_close(dsa.apply(x, params), sampled(x, matrix(params)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize(("op", "matrix"), [("scale", scaling), ("rotate", rotation)])
+def test_alignment_of_corners_does_not_matter_for_squares(op, matrix, size):
+    x, params = images(5, (3, size, size)), dsa.draw(op, gen(2), 5, (3, size, size))
+    torch.testing.assert_close(dsa.apply(x, params), sampled(x, matrix(params), False), rtol=1e-5, atol=1e-5)
 
 
 def test_scale_above_one_shrinks():
