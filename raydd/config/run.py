@@ -215,7 +215,8 @@ class Config(Section):
         if net == "auto":
             net = NETS[method.default_net]()
         if (
-            getattr(net, "norm", "") == "batch"
+            method.batches_slots
+            and getattr(net, "norm", "") == "batch"
             and getattr(method, "classes_per_slot", facts.num_classes) != facts.num_classes
         ):
             raise ConfigError(

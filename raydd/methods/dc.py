@@ -18,7 +18,8 @@ network is a unit: it lives on every worker that has a slot of it and evolves th
 but theta and are worked on one by one, so the size of a block changes no bit of the result.
 
 BatchNorm: each round a pass in training mode over 16 real images a class, all classes in one batch, moves the running
-statistics, which then stay as they are for the matching, in evaluation mode.
+statistics, which then stay as they are for the matching, in evaluation mode. A slot brings those images and does that pass
+itself, so that blocks may be of any size; fewer and larger ones repeat it less often.
 
 Deviations:
 1. The published code runs 1001 iterations of `outer_loop` updates each; `rounds` is the number of updates, by default 1000

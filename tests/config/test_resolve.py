@@ -104,6 +104,9 @@ def test_what_is_allowed_at_the_edge() -> None:
     config("dm", "method.ipc=5000").resolved(facts())
     config("dm", "method.ipc=6000", "method.init=noise").resolved(facts())
     config("dm", "net.norm=batch", "method.classes_per_slot=all").resolved(facts())
+    for method in ("dc", "dsa", "mmd"):
+        # No batch of theirs is of a slot's classes.
+        assert config(method, "net.norm=batch", "method.classes_per_slot=2").resolved(facts()).net.norm == "batch"
     config("frepo", "method.models_per_round=10").resolved(facts())
 
 

@@ -247,6 +247,17 @@ def test_batchnorm_takes_frozen_statistics_of_real_images() -> None:
     assert given.metrics["loss"] == pytest.approx(loss.item() / 3, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["dc", "dsa"])
+def test_with_batchnorm_too_the_size_of_a_block_changes_no_bit(name: str) -> None:
+    def run(size: int | str) -> toy.State:
+        options = {"net": {"norm": "batch"}, "classes_per_slot": size, "outer_loop": 2, "inner_loop": 1}
+        return toy.run(partial(make, name, **options), DATA, 5)
+
+    assert run(1).variables["x_syn"].isfinite().all()
+    for size in (2, "all"):
+        assert toy.same_bits([run(size).variables, run(size).units], [run(1).variables, run(1).units])
+
+
 def test_batchnorms_own_statistics_follow_the_training() -> None:
     method = make(net={"norm": "batch"}, classes_per_slot="all", outer_loop=2, inner_loop=1)
     state = method.unit_state(0)

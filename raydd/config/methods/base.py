@@ -15,13 +15,15 @@ class MethodConfig(Section):
 
     Class attributes tell what the rest of raydd must know of a method before it is imported:
     `default_net` and `default_protocol` name the paper's; `scheduled` says that a schedule depends on `rounds`, so that
-    `rounds` cannot be raised afterwards; `iterative` is false for coresets, which have no rounds.
+    `rounds` cannot be raised afterwards; `iterative` is false for coresets, which have no rounds; `batches_slots` says that
+    BatchNorm sees the classes of a slot in one batch, so that it needs all of them in one slot.
     """
 
     default_net: ClassVar[str] = "convnet"
     default_protocol: ClassVar[str] = "dsa"
     scheduled: ClassVar[bool] = False
     iterative: ClassVar[bool] = True
+    batches_slots: ClassVar[bool] = False
 
     name: str
     ipc: int = Field(1, ge=1, description="images per class")

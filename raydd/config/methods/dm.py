@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat
 
@@ -52,6 +52,8 @@ class MeanMatchingConfig(MethodConfig):
 
 class DMConfig(MeanMatchingConfig):
     """Distribution matching (Zhao and Bilen, WACV 2023)."""
+
+    batches_slots: ClassVar[bool] = True
 
     name: Literal["dm"] = "dm"
     lr_syn: PositiveFloat | Auto = Field(
