@@ -62,7 +62,8 @@ def test_gradient_goes_through_memory_and_queries() -> None:
     expected = torch.autograd.grad(loss + 0.5 * own, list(given.values()))
 
     found = method.contribution(2, slot, {n: v.detach() for n, v in given.items()}, {}, None, images, labels)
-    assert found.metrics == pytest.approx({"loss": loss.item(), "query_loss": own.item()}, rel=1e-10)
+    parts = {"memory_loss": loss.item(), "query_loss": own.item()}
+    assert found.metrics == pytest.approx({"loss": (loss + 0.5 * own).item(), **parts}, rel=1e-10)
     for name, value in zip(given, expected, strict=True):
         assert torch.allclose(found.gradients[name], value, rtol=1e-7, atol=1e-12), name
         assert value.any(), name
