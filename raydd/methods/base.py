@@ -4,6 +4,10 @@ A *round* asks for gradients of the *variables* (synthetic images, soft labels, 
 step. The work of a round falls into *slots*, the smallest units that can be done anywhere. A slot may work on a *unit*: a
 state that lives beside it and evolves, such as a member of FRePo's model pool.
 
+Third parties announce a method by a `MethodSpec` in the entry-point group `raydd.methods`. Once it is installed beside a
+checkout of raydd, `pytest tests/methods/test_common.py` holds it to what is said here, as it does raydd's own methods; its gradients
+are compared in float64. `MethodSpec.small` gives the options that make it quick there.
+
 Shapes in comments: N synthetic images, B real images, C classes, H x W pixels.
 """
 
@@ -129,9 +133,13 @@ class Method(ABC, Generic[Config]):
     It never sees ray, paths, clocks or the command line, holds nothing that evolves, and draws only from keyed generators, so
     that the same round gives the same bits wherever its slots are done. Variables, optimiser state and unit states are dicts
     of tensors; no function changes a tensor that it was given.
+
+    `bounded_in` states how the memory of a round is bounded: where one of these options, such as `real_batch`, grows beyond some
+    size, what autograd holds for a `contribution` on a CPU grows by less than as many images.
     """
 
     labels: ClassVar[Labels] = HARD
+    bounded_in: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Config, net: Any, problem: Problem) -> None:
         self.config = config

@@ -17,6 +17,9 @@ Slots are blocks of `classes_per_slot` classes times `nets_per_round` networks, 
 network is a unit: it lives on every worker that has a slot of it and evolves there in the same way. Classes share nothing
 but theta and are worked on one by one, so the size of a block changes no bit of the result.
 
+Memory: autograd holds one class at a time, its synthetic images and, on a CPU, at most 64 of its real ones, however large
+`real_batch` is; on a GPU, which wants them in one pass, all of them.
+
 BatchNorm: each round a pass in training mode over 16 real images a class, all classes in one batch, moves the running
 statistics, which then stay as they are for the matching, in evaluation mode. A slot brings those images and does that pass
 itself, so that blocks may be of any size; fewer and larger ones repeat it less often.
@@ -61,6 +64,8 @@ Matching = TypeVar("Matching", bound=GradientMatchingConfig)
 
 class GradientMatching(Method[Matching], Generic[Matching]):
     """What DC and DSA share: all but the augmentation."""
+
+    bounded_in = ("real_batch",)
 
     def __init__(self, config: Matching, net: object, problem: Problem) -> None:
         super().__init__(config, net, problem)

@@ -17,6 +17,9 @@ them, or is its first.
 
 A slot is one sampled network; the gradient is the mean over slots.
 
+Memory: autograd holds one step, or `chunk` real images of the outer loss, however large T and `real_batch` are; besides, the
+weights of all T + 1 states are kept.
+
 Deviations:
 1. Networks with BatchNorm use the statistics of the batch in the outer loss too, where the published code is in evaluation
    mode: running statistics would not be differentiated. None of the paper's networks has BatchNorm.
@@ -51,6 +54,7 @@ PAD = 4  # pixels of reflected border that real images are cropped from
 class DD(Unrolled[DDConfig]):
     """Dataset distillation with learned step sizes."""
 
+    bounded_in = ("real_batch", "inner_epochs")
     labels = Labels(
         kind="soft",
         convention="one-hot rows, or what was learned from them; train with cross entropy, argmax is the class",

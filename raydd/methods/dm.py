@@ -14,6 +14,9 @@ Reference implementation for facts: VICO-UoE/DatasetCondensation at 53f63a6.
 Slots are blocks of `classes_per_slot` classes. Classes share nothing but f, so a block is exact whatever the block size, up to
 the rounding of batched convolutions; `classes_per_slot` is therefore part of the run's identity.
 
+Memory: autograd holds the synthetic images of one block, and no real ones, however large `real_batch` is; these pass a class at
+a time, with BatchNorm all classes at once.
+
 Deviations:
 1. The published code runs `rounds + 1` updates; `rounds` here is the number of updates.
 2. Every class draws its real images and its augmentation from a key of its own instead of from global generators, whose seed the
@@ -40,6 +43,8 @@ from raydd.nets import NetState
 
 class DM(Method[DMConfig]):
     """Distribution matching."""
+
+    bounded_in = ("real_batch",)
 
     def all_slots(self) -> tuple[Slot, ...]:
         """Return the blocks of `classes_per_slot` neighbouring classes."""

@@ -19,6 +19,9 @@ staggered by floor(max_online_updates / pool_size), so that a member lives max_o
 
 Slots are the pool's members; `models_per_round` of them are active in a round.
 
+Memory: of real images autograd holds features only, however large `real_batch` is; where there are more than `chunk` synthetic
+ones, mirrored copies included, `chunk` of them at a time go through the network with a tape.
+
 Deviations:
 1. With `models_per_round` > 1 the members' gradients are averaged before LAMB, and one member is drawn from each of as many equal
    ranges of the pool, so that workers are equally busy. With 1 this is the paper's uniform choice.
@@ -52,6 +55,8 @@ from raydd.nets import NetState
 
 class FRePo(Method[FRePoConfig]):
     """Neural feature regression with pooling."""
+
+    bounded_in = ("real_batch",)
 
     labels = Labels(
         kind="soft",

@@ -19,6 +19,9 @@ is written from the paper and from facts.
 A slot is one sampled network; the gradient is the mean over slots. Up-sampling and augmentation are linear and the same for all
 images of a slot, so they are applied to the K bases once, and a batch of any step is a product of addresses and enlarged bases.
 
+Memory: autograd holds the enlarged bases and one inner step, or `chunk` real images of the outer loss, however large T and
+`real_batch` are; besides, the weights of all T + 1 states are kept, in the host's memory with `offload`.
+
 Deviations:
 1. The published code adds an L2 term on the addresses to the inner loss, which does not depend on the weights and so changes
    nothing; it is left out.
@@ -52,6 +55,8 @@ from raydd.methods.unrolled import Unrolled, clip
 
 class RTP(Unrolled[RTPConfig]):
     """Addressable memories, learned through long inner trainings with momentum."""
+
+    bounded_in = ("real_batch", "inner_steps")
 
     def __init__(self, config: RTPConfig, net: object, problem: Problem) -> None:
         super().__init__(config, net, problem)

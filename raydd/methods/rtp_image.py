@@ -10,7 +10,7 @@ A round is RTP's, but what a network is trained on is recalled by `shots` real i
 classes' names, r images for each shot, and the gradient goes on through the queries into q. q is a network of the run's own kind
 with an output a class, so that the memory has addresses for every class and can be asked by name as well. The second term lets q
 tell classes apart early, while what the memory holds is still noise. Bases and addresses are updated as in RTP, q by Adam. Of the
-metrics `loss` is the whole sum, `memory_loss` its first term (what RTP calls its loss) and `query_loss` the second without weight.
+metrics `loss` is the whole sum, `memory_loss` its first term (RTP's whole loss), and `query_loss` the second without its weight.
 
 Seen on 8x8 digits, episodes of five classes, where guessing gives 20 percent (recipe recall-digits-image): at the published
 rates a memory of a ConvNet was at 40 percent after 600 rounds, its loss on real images still 1.2 of ln 5. One of an MLP,

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +10,7 @@ from raydd.config import NETS, DataFacts
 from raydd.functional.losses import cross_entropy
 from raydd.functional.unroll import Inner, outer, replay, train
 from raydd.seeding import generator
+from tests.tape import most_held
 
 CLASSES, SIZE = 3, 8
 FACTS = DataFacts(name="toy", channels=2, size=SIZE, num_classes=CLASSES, smallest_class=9)
@@ -153,33 +152,9 @@ def test_keeping_weights_elsewhere_changes_nothing() -> None:
     assert all(torch.equal(a[n], b[n]) for a, b in zip(here, there, strict=True) for n in a)
 
 
-class Tape:
-    """Counts the tensors that autograd holds for a backward pass."""
-
-    def __init__(self) -> None:
-        self.alive = self.peak = 0
-
-    def pack(self, value: Tensor) -> Saved:
-        self.alive += 1
-        self.peak = max(self.peak, self.alive)
-        return Saved(value, self)
-
-
-class Saved:
-    def __init__(self, value: Tensor, tape: Tape) -> None:
-        self.value, self.tape = value, tape
-
-    def __del__(self) -> None:
-        self.tape.alive -= 1
-
-
 def peak(steps: int, *, unrolled: bool) -> int:
-    case, tape = Case(steps, 0.9), Tape()
-    gc.collect()
-    with torch.autograd.graph.saved_tensors_hooks(tape.pack, lambda saved: saved.value):
-        case.unrolled() if unrolled else case.replayed()
-    gc.collect()
-    return tape.peak
+    case = Case(steps, 0.9)
+    return most_held(case.unrolled if unrolled else case.replayed)
 
 
 def test_the_tape_does_not_grow_with_the_number_of_steps() -> None:

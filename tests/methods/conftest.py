@@ -19,5 +19,5 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Register `tests.methods.third`, as its entry point would."""
+    """Register what is in `tests.methods.third`, as entry points would."""
     monkeypatch.setattr(raydd.methods, "methods", lambda: toy.SPECS)

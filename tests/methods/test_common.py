@@ -1,4 +1,8 @@
-"""The battery that every iterative method passes, a third party's by being registered."""
+"""The battery that every iterative method passes, a third party's by being registered.
+
+That is by an entry point in the group `raydd.methods` of a package installed beside this checkout. Where its defaults are not
+quick, or do not fit five classes of 4 to 9 colour images of 8 pixels, its `MethodSpec.small` says options that are and do.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ import torch
 from raydd.nets import compute_in
 from raydd.seeding import generator
 from tests.methods import toy
-from tests.methods.toy import SPECS, State, same_bits
+from tests.methods.toy import State, same_bits
+from tests.tape import most_held
 
 ROUNDS = 5
 DATA = toy.data(channels=3)
+MANY = toy.data((200,) * 5, channels=3)
 
 pytestmark = pytest.mark.parametrize("name", toy.ITERATIVE)
 
@@ -40,6 +46,8 @@ def test_another_seed_gives_another_result(name: str) -> None:
 
 
 def test_the_battery_has_several_slots_that_workers_do_not_divide(name: str) -> None:
+    if name not in toy.CONFIGS:
+        pytest.skip("a third party's method has the slots that it has")
     slots = len(toy.make(name, DATA).slots_all)
     assert slots > 3
     assert slots % 2
@@ -127,7 +135,7 @@ def test_gradients_are_contiguous_and_fit_the_variables(name: str) -> None:
 @pytest.mark.parametrize("changes", [{}, {"outer_loop": 1, "nets_per_round": 1}])
 def test_rows_a_slot_owns_depend_on_no_others(name: str, changes: dict[str, int]) -> None:
     """Workers that own their rows change them without asking anybody."""
-    known = SPECS[name].config.model_fields
+    known = type(toy.make(name, DATA).config).model_fields
     method = toy.make(name, DATA, **{key: value for key, value in changes.items() if key in known})
     owned = [method.own_rows(slot) for slot in method.slots_all]
     assert owned.count(None) in (0, len(owned))
@@ -159,6 +167,7 @@ def test_gradient_by_finite_differences(name: str) -> None:
     gen = generator(3, "perturbation")
     variables = {n: v.double() + 0.05 * torch.randn(v.shape, generator=gen) for n, v in state.variables.items()}
     _, gradients = toy.objective(method, DATA, ROUNDS, variables, state)
+    slopes = []
     for chosen in variables:
         for _ in range(2):
             direction = torch.randn(variables[chosen].shape, generator=gen, dtype=torch.float64)
@@ -167,8 +176,25 @@ def test_gradient_by_finite_differences(name: str) -> None:
                 moved = {**variables, chosen: variables[chosen] + step * direction}
                 values.append(toy.objective(method, DATA, ROUNDS, moved, state)[0])
             slope = (gradients[chosen] * direction).sum().item()
-            assert abs(slope) > 1e-6, f"{chosen} has no gradient"
-            assert (values[0] - values[1]) / 2e-7 == pytest.approx(slope, rel=1e-5)
+            slopes.append(abs(slope))
+            # Both are 0 for a bias before a norm that takes it away again.
+            assert (values[0] - values[1]) / 2e-7 == pytest.approx(slope, rel=1e-5, abs=1e-8), chosen
+    assert max(slopes) > 1e-6, "no variable has a gradient"
+
+
+def test_memory_is_bounded_as_stated(name: str) -> None:
+    """Once there is much of it, as much again is not kept for the backward pass."""
+    stated = toy.make(name, DATA).bounded_in
+
+    def held(option: str, value: int) -> int:
+        method = toy.make(name, MANY, **{option: value})
+        state, slot, shared = toy.start(method, MANY), method.slots(0)[0], method.shared_state(0)
+        return most_held(lambda: toy.contribute(method, MANY, 0, slot, state.variables, state.units, shared))
+
+    for option in stated:
+        many = (12 if option == "real_batch" else 3) * getattr(toy.make(name, DATA).config, option)
+        grown = held(option, 2 * many) - held(option, many)
+        assert grown < many * MANY.images[0].numel(), option
 
 
 def test_loss_falls(name: str) -> None:
@@ -206,9 +232,10 @@ def test_half_precision_is_near_single_and_repeats(name: str) -> None:
         half, again = (toy.run(partial(toy.make, name, DATA), DATA, 2) for _ in range(2))
     finally:
         compute_in(before)
-    single = toy.run(partial(toy.make, name, DATA), DATA, 2)
+    method, asked = toy.make(name, DATA), []
+    method.net.register_forward_pre_hook(lambda *_: asked.append(True))
+    single = toy.run(lambda: method, DATA, 2)
     assert equal(half, again)
-    # Some look at pixels only.
-    assert same_bits(half.variables, single.variables) == (name in ("mmd", "toy_pull"))
+    assert equal(half, single) == (not asked), "what looks at pixels only has no half precision, all else has"
     assert all(value.dtype == torch.float32 for value in half.variables.values())
     assert half.losses == pytest.approx(single.losses, rel=0.1)

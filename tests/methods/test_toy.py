@@ -7,6 +7,7 @@ import torch
 
 from raydd.nets import NetState
 from tests.methods import toy
+from tests.tape import most_held
 
 
 def test_pure_notices_a_changed_argument() -> None:
@@ -30,3 +31,17 @@ def test_data_are_what_they_claim() -> None:
     assert data.facts.smallest_class == 2
     assert [len(ids) for ids in data.by_class] == [2, 3]
     assert data.labels[data.by_class[1]].tolist() == [1, 1, 1]
+
+
+def test_most_held_counts_what_is_alive_together() -> None:
+    x = torch.ones(10, requires_grad=True)
+    assert most_held(lambda: [x.exp().sum().backward() for _ in range(3)]) == 10
+    assert most_held(lambda: x.exp().exp().sum().backward()) == 20
+    with torch.no_grad():
+        assert most_held(lambda: x.exp()) == 0
+
+
+def test_third_parties_say_what_is_small() -> None:
+    data = toy.data()
+    assert toy.make("toy_pull", data).config.ipc == 2
+    assert (toy.make("toy_pull_all", data).config.ipc, toy.make("toy_pull_all", data).config.rounds) == (3, 12)

@@ -1,4 +1,4 @@
-"""A third party's method, to show that one passes the battery by being registered: class means of pixels are matched."""
+"""A third party's methods, to show that they pass the battery by being registered: class means of pixels are matched."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raydd.config import MethodConfig, MethodSpec
-from raydd.methods.base import Contribution, Method, Slot, Tensors
+from raydd.methods.base import Contribution, Method, Slot, Tensors, by_class
 
 
 class PullConfig(MethodConfig):
@@ -49,6 +49,39 @@ class Pull(Method[PullConfig]):
         return {"images": variables["x_syn"], "labels": labels}
 
 
-SPEC = MethodSpec(
-    config=PullConfig, implementation="tests.methods.third:Pull", paper="none", learns="images", slots="class"
+class PullAllConfig(PullConfig):
+    name: Literal["toy_pull_all"] = "toy_pull_all"
+    lr_syn: float = 1e-9
+
+
+class PullAll(Pull):
+    """The same in one slot."""
+
+    def all_slots(self) -> tuple[Slot, ...]:
+        return (Slot(0),)
+
+    def real_ids(self, round: int, slot: Slot) -> Tensor:
+        return torch.cat([self.problem.round_ids("real", c, 4, round) for c in range(self.problem.facts.num_classes)])
+
+    def contribution(
+        self, round: int, slot: Slot, variables: Tensors, state: Tensors, shared: Any, x_real: Tensor, y_real: Tensor
+    ) -> Contribution:
+        ipc, means = self.config.ipc, torch.stack([x.mean(0) for x in by_class(x_real, y_real)])
+        gap = variables["x_syn"].unflatten(0, (-1, ipc)).mean(1) - means
+        gradient = (gap / ipc).repeat_interleave(ipc, 0)
+        return Contribution(slot, {"x_syn": gradient}, {"loss": 0.5 * float(gap.square().sum())})
+
+
+SPECS = (
+    MethodSpec(
+        config=PullConfig, implementation="tests.methods.third:Pull", paper="none", learns="images", slots="class"
+    ),
+    MethodSpec(
+        config=PullAllConfig,
+        implementation="tests.methods.third:PullAll",
+        paper="none",
+        learns="images",
+        slots="everything",
+        small={"ipc": 3, "lr_syn": 0.2},
+    ),
 )

@@ -21,12 +21,11 @@ from tests.methods import third
 
 T = TypeVar("T")
 
-SPECS: dict[str, MethodSpec] = {**methods(), third.SPEC.name: third.SPEC}
-ITERATIVE = [name for name, spec in SPECS.items() if spec.config.iterative]
+SPECS: dict[str, MethodSpec] = {**methods(), **{spec.name: spec for spec in third.SPECS}}
 
 # Small configs of the battery. They go through every branch of their method: blocks that workers do not divide, several
-# members a round, chunks, mirrored copies, sampled online batches, members that are renewed. A name that is not here has
-# the fallback.
+# members a round, chunks, mirrored copies, sampled online batches, members that are renewed. What names a method is another
+# form of that one. A method that is not here, a third party's, says itself what is small.
 CONFIGS: dict[str, dict[str, Any]] = {
     "dc": {
         "ipc": 2,
@@ -91,7 +90,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "lr_net": 0.01,
     },
 }
+CONFIGS["rtp_image"] = {**CONFIGS["rtp"], "name": "rtp", "address": "image", "shots": 2, "inner_steps": 2}
 FALLBACK: dict[str, Any] = {"ipc": 2, "rounds": 12}
+ITERATIVE = [name for name, spec in SPECS.items() if spec.config.iterative] + [n for n in CONFIGS if n not in SPECS]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def make(
     **changes: Any,
 ) -> Method[Any]:
     """Build a method on a toy: its battery config with `changes`, and its own network at width 4 and depth 2."""
-    config = SPECS[name].config.model_validate({**CONFIGS.get(name, FALLBACK), **changes}).resolved(toy.facts)
+    options = {"name": name, **(CONFIGS.get(name) or {**FALLBACK, **SPECS[name].small}), **changes}
+    config = SPECS[options["name"]].config.model_validate(options).resolved(toy.facts)
     shape = NETS[config.default_net].model_validate({"width": 4, "depth": 2, **(net or {})}).resolved(toy.facts)
     return create(config, shape, Problem(facts=toy.facts, seed=seed, by_class=toy.by_class, windows=windows))
 

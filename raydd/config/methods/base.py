@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -53,6 +54,8 @@ class MethodSpec:
         paper: Authors, venue and year.
         learns: What its variables are, in a few words.
         slots: What one of its slots is, in a few words.
+        small: Options with which it is quick to test, beside `ipc` 2 and `rounds` 12, on five classes of 4 to 9 images of
+            8 pixels; the battery of `tests/methods/test_common.py` runs a third party's method with them.
     """
 
     config: type[MethodConfig]
@@ -60,6 +63,7 @@ class MethodSpec:
     paper: str
     learns: str
     slots: str
+    small: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
