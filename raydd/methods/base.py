@@ -5,8 +5,8 @@ step. The work of a round falls into *slots*, the smallest units that can be don
 state that lives beside it and evolves, such as a member of FRePo's model pool.
 
 Third parties announce a method by a `MethodSpec` in the entry-point group `raydd.methods`. Once it is installed beside a
-checkout of raydd, `pytest tests/methods/test_common.py` holds it to what is said here, as it does raydd's own methods; its gradients
-are compared in float64. `MethodSpec.small` gives the options that make it quick there.
+checkout of raydd, `pytest tests/methods/test_common.py` holds it to what is said here, as it does raydd's own methods, its
+gradients in float64. `MethodSpec.small` gives the options that make it quick there.
 
 Shapes in comments: N synthetic images, B real images, C classes, H x W pixels.
 """

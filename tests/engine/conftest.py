@@ -18,7 +18,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """For each method the learned tensors of a run in one process that nothing happened to."""
     store = str(tmp_path_factory.mktemp("undisturbed"))
-    return {method: distil(toy(method, digits, store)) for method in METHODS}
+    return {method: distil(toy(method, digits, store)) for method in [*METHODS, "rtp"]}
 
 
 @pytest.fixture(params=list(METHODS))

@@ -15,9 +15,11 @@ from raydd.api import Silent
 from raydd.config import dump_config
 from raydd.engine import cluster
 from raydd.engine.coordinator import Progress
-from tests.engine.toys import bits, distil, toy
+from tests.engine.toys import METHODS, bits, distil, toy
 
 pytestmark = pytest.mark.ray
+
+CHECKPOINT = "checkpoints/00000004/manifest.json"
 
 
 class Killer(Silent):
@@ -36,6 +38,7 @@ class Killer(Silent):
             os.kill(self.killed, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("method", [*METHODS, "rtp"])
 def test_killed_worker_is_replaced(
     method: str, digits: str, undisturbed: dict[str, bytes], tmp_path: Path, ray_address: str
 ) -> None:
@@ -47,7 +50,9 @@ def test_killed_worker_is_replaced(
     assert (run.status()["faults"], run.status()["workers"]) == (1, 2)
 
 
-@pytest.mark.parametrize("after", ["checkpoints/00000004/manifest.json", "lease"])
+@pytest.mark.parametrize(
+    ("method", "after"), [*((m, a) for m in METHODS for a in (CHECKPOINT, "lease")), ("rtp", CHECKPOINT)]
+)
 def test_killed_driver_goes_on(
     after: str,
     method: str,

@@ -37,12 +37,20 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-# What else there is, in as many rounds, for tests that need no workers.
+# What else there is, in as many rounds, for few tests.
 MORE: dict[str, dict[str, Any]] = {
     "dsa": {"rounds": 12, "real_batch": 8, "outer_loop": 2},
     "mmd": {"rounds": 12, "real_batch": 8},
     "dd": {"ipc": 2, "rounds": 12, "inner_steps": 2, "inner_epochs": 2, "real_batch": 32},
-    "rtp": {"rounds": 12, "num_bases": 4, "inner_steps": 5, "inner_batch": 4, "real_batch": 4},
+    # 5 slots, a network each; two tables, of which no checkpoint of the others has the like.
+    "rtp": {
+        "rounds": 12,
+        "num_bases": 4,
+        "inner_steps": 3,
+        "inner_batch": 4,
+        "real_batch": 4,
+        "inits_per_round": 5,
+    },
 }
 
 

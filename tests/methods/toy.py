@@ -90,7 +90,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "lr_net": 0.01,
     },
 }
-CONFIGS["rtp_image"] = {**CONFIGS["rtp"], "name": "rtp", "address": "image", "shots": 2, "inner_steps": 2}
+CONFIGS["rtp_image"] = {
+    **CONFIGS["rtp"],
+    "name": "rtp",
+    "address": "image",
+    "shots": 2,
+    "inner_steps": 3,
+    "inner_batch": 2,
+}
 FALLBACK: dict[str, Any] = {"ipc": 2, "rounds": 12}
 ITERATIVE = [name for name, spec in SPECS.items() if spec.config.iterative] + [n for n in CONFIGS if n not in SPECS]
 
