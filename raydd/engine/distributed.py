@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ from raydd.store import Entry
 T = TypeVar("T")
 SCORE_LOOK_S = 0.5
 MOST_MAP_LOSSES = 20
+# One network's training is hours where a whole ImageNet is trained on; what takes a week on workers stands still.
+ITEM_TIMEOUT_S = 7 * 86400.0
 _INLINE_BYTES = 100_000
 _log = logging.getLogger("raydd")
 
@@ -69,10 +72,15 @@ class RayExecutor(Executor):
 
     def _check_enough(self, waited_s: float) -> None:
         if len(self.hands) < self.engine.min_workers:
-            got = len(self.hands)
+            wanted, got = f"expected at least {self.engine.min_workers} workers", len(self.hands)
+            failed, given_up = self.openings.failures(), not self.openings.coming
             self.close()
+            if failed and given_up:
+                raise EngineError(
+                    f"{wanted}, got {got}{failed}; mend that on the cluster's nodes, or lower engine.min_workers"
+                )
             raise EngineError(
-                f"expected at least {self.engine.min_workers} workers within {waited_s:g} s, got {got}; "
+                f"{wanted} within {waited_s:g} s, got {got}{failed}; "
                 "free CPUs or GPUs on the cluster, or lower engine.workers and engine.min_workers"
             )
         if len(self.hands) < self.engine.workers:
@@ -244,22 +252,37 @@ class RayExecutor(Executor):
     def _spread(
         self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any, todo: Sequence[int]
     ) -> Iterator[tuple[int, Any]]:
-        """Give the next item to whoever is free; yield results as they come. An item may take as long as it wants."""
+        """Give the next item to whoever is free; yield results as they come.
+
+        Nobody knows how long an item takes: who answers pings is at work, for as long as `ITEM_TIMEOUT_S`.
+        """
         waiting, free = list(reversed(todo)), list(self.hands)
-        busy: dict[Any, tuple[int, Hand]] = {}
+        busy: dict[Any, tuple[int, Hand, float]] = {}
         while waiting or busy:
             while waiting and free:
                 index, hand = waiting.pop(), free.pop()
-                busy[hand.actor.call.remote(function, shared, items[index])] = (index, hand)
+                busy[hand.actor.call.remote(function, shared, items[index])] = (index, hand, time.monotonic())
             ready, _ = ray.wait(list(busy), num_returns=1, timeout=LOOK_EVERY_S)
             if not ready:
-                mute = silent([hand for _, hand in busy.values()])
+                mute = silent([hand for _, hand, _ in busy.values()])
                 if mute:
                     raise WorkersLost(f"{len(mute)} of {len(self.hands)} workers did not answer in time")
+                self._check_moves(busy.values())
                 continue
-            index, hand = busy.pop(ready[0])
+            index, hand, _ = busy.pop(ready[0])
             yield index, self._get(ready, [hand])[0]
             free.append(hand)
+
+    def _check_moves(self, busy: Iterable[tuple[int, Hand, float]]) -> None:
+        """Check that nobody has been at its item for longer than anybody would wait."""
+        stuck = [hand for _, hand, since in busy if time.monotonic() - since > ITEM_TIMEOUT_S]
+        if stuck:
+            # They are not to be kept for the next run.
+            self._dismiss(stuck)
+            raise EngineError(
+                f"expected {self.doing} within {ITEM_TIMEOUT_S / 3600:g} h, got none from a worker that answers pings; "
+                "run the same command again, with fewer epochs if it takes that long"
+            )
 
     def score_beside(self, ask: Ask, url: str, stop: Event) -> Score | None:
         """See the base class. A task, which waits for resources that no worker holds."""

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import get_current_placement_group, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raydd.config import EngineConfig
 from raydd.engine.actor import DistillWorker
 from raydd.engine.cluster import Hand, Place, engage, hired, release_idle, take_idle
-from raydd.engine.waiting import succeeded
 
 SAY_AFTER_S = 15.0
+# How often a place is asked for again, on the average, whose worker failed while it started: a node may be lost just then, but
+# what fails everywhere is no reason to go on for `start_timeout_s`.
+MOST_AGAIN = 3
 _log = logging.getLogger("raydd")
 
 
@@ -39,33 +42,43 @@ class Openings:
         self.engine = engine
         self.shape = (engine.cpus_per_worker, engine.gpus_per_worker, engine.deterministic, engine.precision)
         self.coming: list[_Coming] = []
+        # Of the last `fill` and since: how many workers failed while they started, why the last did, and how many may still be
+        # asked for in their stead.
+        self.failed, self.why, self._again = 0, "", 0
 
     def fill(self, count: int, want: int, timeout_s: float) -> list[Hand]:
         """Return up to `count` workers: all that are there, and `want` of them are waited for.
 
-        Workers that were kept from an earlier run are taken first. Places that stay open are kept open.
+        Workers that were kept from an earlier run are taken first. Places that stay open are kept open. Workers that fail
+        while they start are asked for again, but not for ever.
         """
         hands = take_idle(self.shape, count)
         if len(hands) < count:
             # What is kept in another shape would only stand in the way.
             release_idle()
+        self.failed, self._again = 0, MOST_AGAIN * (count - len(hands))
         self._ask(count - len(hands))
-        deadline, patience = time.monotonic() + timeout_s, SAY_AFTER_S
-        while self.coming and len(hands) < want and (left := deadline - time.monotonic()) > 0:
-            hands += self._come(want - len(hands), min(left, patience))
-            if patience < timeout_s and len(hands) < want:
+        begun = time.monotonic()
+        deadline, say_at = begun + timeout_s, begun + SAY_AFTER_S
+        while self.coming and len(hands) < want and (now := time.monotonic()) < deadline:
+            if now >= say_at:
                 # An autoscaler takes minutes to start a node.
+                left = deadline - now
                 _log.info("%d of %d workers are there; waiting up to %.0f s for the others", len(hands), want, left)
-                patience = timeout_s
-        hands += self._come(1, 0)
+                say_at = deadline
+            ray.wait([coming.answer for coming in self.coming], timeout=min(say_at, deadline) - now)
+            hands += self._take()
+        hands += self._take()
         engage(hands)
         return hands
 
     def any_come(self) -> bool:
-        """Say whether a worker has come; never waits."""
-        answers = [coming.answer for coming in self.coming]
-        ready = ray.wait(answers, num_returns=len(answers), timeout=0)[0] if answers else []
-        return any(succeeded(answer) for answer in ready)
+        """Say whether a worker has come, and ask again for those that failed; never waits."""
+        return bool(self._come())
+
+    def failures(self) -> str:
+        """Return in brackets how many workers failed while they started since `fill` began; empty where none did."""
+        return f" ({self.failed} failed while starting, the last by: {self.why})" if self.failed else ""
 
     def close(self) -> None:
         """Ask for nothing more."""
@@ -82,21 +95,38 @@ class Openings:
             actor = worker.options(**needs).remote(self.engine)
             self.coming.append(_Coming(Hand(actor, place, self.shape), actor.ping.remote()))
 
-    def _come(self, most: int, timeout_s: float) -> list[Hand]:
-        """Wait until so many have come or failed; return those that have come."""
+    def _take(self) -> list[Hand]:
+        come = self._come()
+        self.coming = [coming for coming in self.coming if coming not in come]
+        return [coming.hand for coming in come]
+
+    def _come(self) -> list[_Coming]:
+        """Return those that have come; give the places of those that failed back, and ask for others in their stead."""
         answers = {coming.answer: coming for coming in self.coming}
-        if not answers:
-            return []
-        ray.wait(list(answers), num_returns=min(most, len(answers)), timeout=timeout_s)
-        ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=0)
-        done = [answers[ref] for ref in ready]
-        self.coming = [coming for coming in self.coming if coming not in done]
-        hands = [coming.hand for coming in done if succeeded(coming.answer)]
-        for coming in done:
-            if coming.hand not in hands:
-                _log.warning("a worker did not start")
-                coming.hand.dismiss()
-        return hands
+        ready = ray.wait(list(answers), num_returns=len(answers), timeout=0)[0] if answers else []
+        faults = {answers[ref]: _fault(ref) for ref in ready}
+        failed = [coming for coming, fault in faults.items() if fault]
+        for coming in failed:
+            self.why = faults[coming]
+            _log.warning("a worker failed while it started: %s", self.why)
+            self.coming.remove(coming)
+            coming.hand.dismiss()
+        self.failed += len(failed)
+        again = min(len(failed), self._again)
+        self._again -= again
+        self._ask(len(self.coming) + again)
+        return [coming for coming, fault in faults.items() if not fault]
+
+
+def _fault(answer: Any) -> str:
+    """Return in one line why a worker failed before its first answer; empty where it did not."""
+    try:
+        ray.get(answer, timeout=1)
+    except RayError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        in_its_code = isinstance(error, RayActorError) and error.actor_init_failed
+        return (lines[-1] if in_its_code else lines[0])[:300]
+    return ""
 
 
 def _places(count: int, shape: tuple[Any, ...], coming: list[_Coming]) -> list[Place]:
