@@ -15,7 +15,7 @@ import raydd
 
 ROOT = Path(raydd.__file__).parent
 LAYERS = (
-    ("errors", "urls", "config", "seeding", "pace", "text"),
+    ("errors", "urls", "config", "seeding", "pace", "text", "threads"),
     ("store",),
     ("functional", "nets", "augment"),
     ("data", "distilled", "memories", "card", "export"),
@@ -44,7 +44,7 @@ LAYERS = (
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 APART = {("methods", "evaluate"), ("evaluate", "methods")}
 RAY = ("engine", "sweep")
-NO_TORCH = ("errors", "urls", "config", "pace", "text", "store", "terminal", "cli", "__main__", "")
+NO_TORCH = ("errors", "urls", "config", "pace", "text", "threads", "store", "terminal", "cli", "__main__", "")
 
 
 def sources() -> Iterator[tuple[str, str]]:

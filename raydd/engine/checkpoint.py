@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,10 @@ from raydd.engine.numerics import versions
 from raydd.errors import EngineError, IntegrityError, RunError
 from raydd.methods import Tensors
 from raydd.store import Entry, Folder, commit, load_manifest, read_verified, verify
+from raydd.threads import Threads
 
+# A run that ends for another reason waits so long for the checkpoint that is being written.
+CLOSE_S = 120.0
 _log = logging.getLogger("raydd")
 
 
@@ -62,7 +65,7 @@ class Checkpoints:
     ) -> None:
         self.folder = run.folder("checkpoints")
         self.hash, self.keep, self.generation, self.check = hash, keep, generation, check
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writer = Threads("checkpoint")
         self._pending: Future[None] | None = None
         # The round of the last one that is whole.
         self.committed: int | None = None
@@ -212,6 +215,7 @@ class Checkpoints:
         done, self._pending = self._pending, None
         done.result()
 
-    def close(self) -> None:
-        """Stop the writer; what it is writing is finished."""
-        self._writer.shutdown(wait=True)
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Stop the writer; what it is writing is finished, unless that takes longer."""
+        if not self._writer.close(timeout_s):
+            _log.warning("the checkpoint that is being written is given up: it takes longer than %g s", timeout_s)

@@ -14,20 +14,27 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from raydd.config import Config, EngineConfig
 from raydd.distilled import DistilledSet
 from raydd.engine.numerics import apply_numerics, keep_heap
+from raydd.errors import EngineError, StoreFault
 from raydd.evaluate import net_text, validate
 from raydd.methods import Tensors
 from raydd.store import Folder
+from raydd.threads import Threads
 
 FOLDER = "validation"
 POLL_S = 0.2
+# The longest that the store may take for a set, and the pause between two tries; the longest for all that is under way when a
+# run ends for another reason.
+WRITE_S, AGAIN_S, CLOSE_S = 1800.0, 5.0, 60.0
 _ROUND = re.compile(r"\d{8}")
 _log = logging.getLogger("raydd")
 
@@ -137,8 +144,7 @@ class Validation:
         self._scored: list[Future[None]] = []
         self._stop = threading.Event()
         # One thread writes and one waits for scores: no set is late because a score is.
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="validation-set")
-        self._waiter = ThreadPoolExecutor(1, thread_name_prefix="validation-score")
+        self._writer, self._waiter = Threads("validation-set"), Threads("validation-score")
 
     def enter(self) -> None:
         """Find what a run that goes on has: sets with their scores, and sets that still lack them."""
@@ -159,14 +165,23 @@ class Validation:
 
     def _hand_over(self, round: int, write: Callable[[], None]) -> None:
         if round not in self._written:
-            self._written[round] = self._writer.submit(write)
-            self._scored.append(self._waiter.submit(self._score, round))
+            self._written[round] = self._writer.submit(partial(self._write, write))
+            self._scored.append(self._waiter.submit(partial(self._score, round)))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Write a set, though the store be away for a while: checkpoints wait for it, rounds do not."""
+        deadline = time.monotonic() + WRITE_S
+        while True:
+            try:
+                return write()
+            except StoreFault as fault:
+                if time.monotonic() > deadline or self._stop.wait(AGAIN_S):
+                    raise
+                _log.warning("a set for the validation part cannot be written (%s); trying on", fault)
 
     def settle(self, round: int, timeout_s: float) -> None:
         """Wait until all sets up to a round are written: a checkpoint of that round may then be relied on."""
-        for at, written in list(self._written.items()):
-            if at <= round:
-                written.result(timeout_s)
+        _end_well([written for at, written in list(self._written.items()) if at <= round], timeout_s)
 
     def finish(
         self, map: Callable[..., list[Score]], on_result: Callable[[int, int], None] | None = None
@@ -178,8 +193,7 @@ class Validation:
             on_result: Told how many of those that were left are done.
         """
         self._stop.set()
-        for scored in self._scored:
-            scored.result()
+        _end_well(self._scored, WRITE_S)
         left = sorted(self._written.keys() - self.scores.keys())
         if left and on_result is not None:
             on_result(0, len(left))
@@ -196,8 +210,8 @@ class Validation:
     def close(self) -> None:
         """Stop what is under way; what has no score yet gets it when the run goes on."""
         self._stop.set()
-        self._writer.shutdown(cancel_futures=False)
-        self._waiter.shutdown(cancel_futures=True)
+        if not all([self._writer.close(CLOSE_S), self._waiter.close(CLOSE_S, drop=True)]):
+            _log.warning("a set or a score is given up: the store takes longer than %g s", CLOSE_S)
 
     def _at(self, round: int) -> Folder:
         return self.folder.folder(f"{round:08d}")
@@ -211,7 +225,7 @@ class Validation:
             raise
 
     def _work_out(self, round: int) -> None:
-        self._written[round].result()
+        _end_well([self._written[round]], WRITE_S)
         score = self._known(round)
         if score is not None:
             self._note(round, score)
@@ -235,6 +249,16 @@ class Validation:
         self.scores[round] = score
         if self._told is not None:
             self._told(round, score)
+
+
+def _end_well(parts: Sequence[Future[None]], timeout_s: float) -> None:
+    """Wait until all of them are done; raise what one of them raised, and EngineError when it takes longer."""
+    if wait(parts, timeout_s).not_done:
+        raise EngineError(
+            f"expected sets for the validation part to be written within {timeout_s:g} s, got none; check the store"
+        )
+    for part in parts:
+        part.result()
 
 
 def main() -> None:

@@ -19,14 +19,16 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from raydd.errors import EngineError, IntegrityError, RunError, StoreError
+from raydd.errors import EngineError, IntegrityError, RunError, StoreError, StoreFault
 from raydd.store.canonical import to_json
 from raydd.store.folder import Folder
 from raydd.store.holder import LONGEST_TTL_S, Holder
+from raydd.threads import Threads
 
 log = logging.getLogger(__name__)
 TTL_S = 60.0
 BEATS_PER_TTL = 4
+RELEASE_S = 60.0
 _GENERATION = re.compile(r"gen-(\d{8})\.json")
 
 
@@ -101,12 +103,23 @@ class Lease:
             raise EngineError(f"{self.folder.url}: the lease of generation {self.generation} has been released")
 
     def release(self) -> None:
-        """Let the next driver take over at once. Harmless when done twice or after the lease was lost."""
+        """Let the next driver take over at once. Harmless when done twice or after the lease was lost.
+
+        Raises:
+            StoreError: The store failed.
+            StoreFault: It took longer than `RELEASE_S`.
+        """
         if self._stop.is_set():
             return
         self._stop.set()
-        self._thread.join()
-        self._write_beat(released=True)
+        # In a thread, so that nobody waits for ever for a file system that is away.
+        threads = Threads(f"release-{self.generation}")
+        released = threads.submit(self._last_beat)
+        if not threads.close(RELEASE_S):
+            raise StoreFault(
+                f"{self.folder.url}: expected the lease to be released within {RELEASE_S:g} s, got no answer; check the store"
+            )
+        released.result()
 
     def __enter__(self) -> Lease:
         return self
@@ -128,6 +141,10 @@ class Lease:
                 log.warning("no heartbeat: %s", error)
             if self._stop.wait(self.holder.ttl_s / BEATS_PER_TTL):
                 return
+
+    def _last_beat(self) -> None:
+        self._thread.join()
+        self._write_beat(released=True)
 
     def _write_beat(self, *, released: bool) -> None:
         self._count += 1

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from raydd.errors import IntegrityError, StoreError
 from raydd.store.canonical import to_json
 from raydd.store.folder import Folder
 from raydd.store.limits import check_fits
+from raydd.threads import Threads
 from raydd.urls import check_name
 
 A = TypeVar("A")
@@ -229,5 +230,8 @@ def _withdraw(folder: Folder, manifest: Manifest, name: str) -> None:
 
 
 def _each(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(function, items))
+    threads = Threads("files", THREADS)
+    try:
+        return [done.result() for done in [threads.submit(partial(function, item)) for item in items]]
+    finally:
+        threads.close(None, drop=True)

@@ -74,7 +74,7 @@ def test_a_damaged_newer_one_does_not_push_out_a_whole_one(folder: Folder) -> No
     checkpoints.close()
 
 
-def test_one_that_is_never_written_is_an_error(folder: Folder) -> None:
+def test_one_that_is_never_written_is_an_error(folder: Folder, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints, gate = open_checkpoints(folder), threading.Event()
 
     def wait() -> dict[str, object]:
@@ -86,5 +86,8 @@ def test_one_that_is_never_written_is_an_error(folder: Folder) -> None:
         EngineError, match=r"expected a checkpoint to be written within 0.01 s, got none; check the store"
     ):
         checkpoints.wait(0.01)
+    # Nor does whoever ends because of that wait for it.
+    checkpoints.close(0.01)
+    assert "the checkpoint that is being written is given up: it takes longer than 0.01 s" in caplog.text
     gate.set()
     checkpoints.close()

@@ -13,9 +13,10 @@ import raydd
 from raydd.api import Silent, prepare
 from raydd.data.reader import RealData
 from raydd.distilled import DistilledSet
+from raydd.engine import validation
 from raydd.engine.executor import LocalExecutor, open_executor
 from raydd.engine.validation import Ask, Validation, score_in_a_process
-from raydd.errors import ConfigError, RunError
+from raydd.errors import ConfigError, EngineError, RunError, StoreFault
 from raydd.store import Folder
 from tests.engine.toys import bits, distil, toy
 
@@ -178,6 +179,42 @@ def test_workers_give_the_same_scores(digits: str, ray_address: str, tmp_path: P
     limit.cancel()
     assert found is not None
     assert (found["val_accuracy"], found["val_std"]) == scores(alone.url)[5]
+
+
+def test_a_set_is_written_when_the_store_is_back(
+    digits: str, reference: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Aside(monkeypatch)
+    monkeypatch.setattr(validation, "AGAIN_S", 0.0)
+    save, fails = DistilledSet.save, [True, True]
+
+    def sometimes(self: DistilledSet, dest: Folder, **options: Any) -> object:
+        if dest.url.endswith("validation/00000005") and fails:
+            fails.pop()
+            raise StoreFault("made to fail")
+        return save(self, dest, **options)
+
+    monkeypatch.setattr(DistilledSet, "save", sometimes)
+    run = raydd.distill(toy("dm", digits, str(tmp_path), **SCORED))
+    assert bits(run.url) == reference
+    assert list(scores(run.url)) == [5, 10, 12]
+    assert caplog.text.count("a set for the validation part cannot be written (made to fail); trying on") == 2
+
+
+def test_nobody_waits_for_ever_for_a_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+    monkeypatch.setattr(validation, "CLOSE_S", 0.01)
+    monkeypatch.setattr(validation, "WRITE_S", 0.01)
+    ask = Ask(train="", protocol="dm", nets=None, repeats=1, seed=0, engine={})
+    held = Validation(Folder(tmp_path), 5, ask, lambda variables, round: gate.wait(60), lambda *_: None)
+    held.offer({}, 5)
+    for wait in (lambda: held.settle(5, 0.01), lambda: held.finish(lambda *_: [])):
+        with pytest.raises(
+            EngineError, match=r"expected sets for the validation part to be written within 0.01 s, got none; check"
+        ):
+            wait()
+    held.close()
+    gate.set()
 
 
 def test_what_cannot_be_scored_is_refused(digits: str, tmp_path: Path) -> None:

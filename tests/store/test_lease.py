@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from raydd.errors import EngineError, RunError, StoreError
+from raydd.errors import EngineError, RunError, StoreError, StoreFault
 from raydd.store import Folder, Lease, to_json
 from raydd.store.holder import Holder, process_state
 
@@ -261,6 +261,17 @@ def test_the_heartbeat_goes_on_and_survives_a_fault(local: Folder, monkeypatch: 
         lease.check()
     assert [beat["count"] for beat in written] == list(range(1, len(written) + 1))
     assert [beat["released"] for beat in written] == [False] * (len(written) - 1) + [True]
+
+
+def test_nobody_waits_for_ever_for_a_release(local: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, gate = Lease.acquire(local), threading.Event()
+    monkeypatch.setattr("raydd.store.lease.RELEASE_S", 0.01)
+    monkeypatch.setattr(Folder, "write_json", lambda *_: gate.wait(60))
+    with pytest.raises(
+        StoreFault, match=r"expected the lease to be released within 0.01 s, got no answer; check the store"
+    ):
+        lease.release()
+    gate.set()
 
 
 def test_leaving_with_a_broken_store_does_not_hide_the_first_error(
