@@ -36,6 +36,8 @@ LOGGED_ROUNDS = 2000
 STORE_TIMEOUT_S = 1800.0
 SPAN_S = 0.5
 STORE_PATIENCE_S = 1800.0
+# Between two tries of a checkpoint: each keeps the rounds waiting for what the store's client does to get through, some 16 s.
+STORE_REST_S = 60.0
 # Of one step in the row of images that the report shows; the first images of the set.
 HISTORY_BYTES = 4 * 2**20
 _log = logging.getLogger("raydd")
@@ -109,6 +111,8 @@ class Coordinator:
         self.losses, self.doubts = Losses(), Doubts()
         # The newest checkpoint when the store began to fail, and when that was.
         self._failing: tuple[int | None, float] = (None, math.inf)
+        # When a checkpoint that could not be written is tried again; None where none is owed.
+        self._again_at: float | None = None
         self.clock = Clock()
         self._last: tuple[float, float] = (-math.inf, -math.inf)
         self.watching = Watching(job, run, lease, executor, self.checkpoints)
@@ -128,14 +132,13 @@ class Coordinator:
             self._try(self._begin)
             while self.round < self.rounds:
                 self._try(self._rounds)
+            self.checkpoints.close()
             return self.variables
         except BaseException:
             self.validation.close()
             self.checkpoints.close()
             self.watching.close()
             raise
-        finally:
-            self.checkpoints.close()
 
     def _try(self, step: Callable[[], None]) -> None:
         """Do something for which workers are needed; after what can be mended, go back to the last checkpoint."""
@@ -164,6 +167,11 @@ class Coordinator:
             raise fault
         _log.warning("the store fails in round %d (%s); trying on", self.round, fault)
 
+    def _put_off(self, fault: StoreFault) -> None:
+        """Go on without a checkpoint for a while."""
+        self._endure(fault)
+        self._again_at = time.monotonic() + STORE_REST_S
+
     def _begin(self) -> None:
         self.executor.begin(self.job, self.method.slots_all, self.whitening)
         self._enter(self.checkpoints.latest())
@@ -191,6 +199,7 @@ class Coordinator:
         self.kept = [int(name[1]) for name in names if name]
         self.lines = [line for line in read_metrics(self.run) if line["round"] < self.round]
         self._last = (self.round, time.monotonic()) if checkpoint is not None else (-math.inf, -math.inf)
+        self._again_at = None
         self.watching.enter(self.round, self.clock.seconds())
 
     def _recover(self, *, turn: bool = False) -> None:
@@ -235,7 +244,9 @@ class Coordinator:
 
     def _span(self) -> None:
         """Let the workers do rounds by themselves, about `SPAN_S` long, but none beyond what must see the variables."""
-        ends = [self.rounds, self.round + self._stride, self._last[0] + self.engine.checkpoint_every]
+        ends: list[float] = [self.rounds, self.round + self._stride]
+        if self._again_at is None:
+            ends.append(self._last[0] + self.engine.checkpoint_every)
         if self.validation.every:
             ends.append((self.round // self.validation.every + 1) * self.validation.every)
         # A checkpoint that is due while the one before is being written waits for the next span.
@@ -279,22 +290,24 @@ class Coordinator:
             if self.checkpoints.busy:
                 return False
         except StoreFault as fault:
-            self._endure(fault)
-            return True
+            self._put_off(fault)
+        if self._again_at is not None:
+            return time.monotonic() >= self._again_at
         rounds, seconds = self.round - self._last[0], time.monotonic() - self._last[1]
         return rounds >= self.engine.checkpoint_every or (rounds > 0 and seconds >= self.engine.checkpoint_every_s)
 
     def _save(self) -> None:
         """Begin to write a checkpoint; where workers have come, wait for it and give them their share."""
-        if self.executor.gained():
-            self._commit()
-            _log.info("taking up new workers in round %d", self.round)
-            self._recover()
-            return
+        gained = self.executor.gained()
         try:
             self._checkpoint()
+            if gained:
+                self.checkpoints.wait(STORE_TIMEOUT_S)
         except StoreFault as fault:
-            self._endure(fault)
+            return self._put_off(fault)
+        if gained:
+            _log.info("taking up new workers in round %d", self.round)
+            self._recover()
 
     def _commit(self) -> None:
         """Write a checkpoint and wait for it."""
@@ -323,7 +336,7 @@ class Coordinator:
             self.watching.checkpoint(round, lines)
 
         self.checkpoints.write(self.round, self.variables, self.optimiser, units, extras, seconds)
-        self._last = (self.round, time.monotonic())
+        self._last, self._again_at = (self.round, time.monotonic()), None
 
     def _history(self) -> dict[str, bytes]:
         """Return the images as they are now, for the report, where this checkpoint is a step in a log-spaced row."""

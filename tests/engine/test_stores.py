@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,10 @@ import pytest
 import raydd
 from raydd.api import Silent
 from raydd.catalogue import problems
-from raydd.engine import coordinator
+from raydd.engine import cluster, coordinator
 from raydd.engine.coordinator import Progress
 from raydd.errors import StoreError, StoreFault
-from raydd.store import Folder, holder, retry
+from raydd.store import Folder, Lease, holder, retry
 from tests.engine.toys import bits, distil, toy
 from tests.s3 import Fault, Proxy
 
@@ -74,7 +76,104 @@ def test_store_that_is_away_for_a_while(
     assert problems(run.url) == []
     said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("the store fails")]
     assert said
-    assert all("made to fail, 2 times" in text and text.endswith("trying on") for text in said)
+    # The answer to a HEAD has no body to say that it was made to fail.
+    assert all(", 2 times; check the network" in text and text.endswith("trying on") for text in said)
+
+
+def turn(_: None, env: dict[str, str]) -> dict[str, str]:
+    """Give a worker's process other variables; return what they were."""
+    before = {name: os.environ.get(name, "") for name in env}
+    os.environ.update(env)
+    return before
+
+
+@pytest.fixture
+def through_the_proxy(ray_address: str, proxy: Proxy) -> Iterator[Callable[[], None]]:
+    """What lets the workers of a run meet the store where the driver does."""
+    import ray
+
+    turned = []
+
+    def act() -> None:
+        env = {"AWS_ENDPOINT_URL": proxy.url, "RAYDD_STORE_RETRIES": "1"}
+        for hand in cluster.hired():
+            turned.append((hand, ray.get(hand.actor.call.remote(turn, None, env), timeout=60)))
+
+    yield act
+    for hand, before in turned:
+        ray.get(hand.actor.call.remote(turn, None, {**before, "RAYDD_STORE_RETRIES": "5"}), timeout=60)
+
+
+@pytest.mark.s3
+@pytest.mark.ray
+@pytest.mark.parametrize("what", ["", "/slot-"])
+def test_store_that_is_away_for_workers_too(
+    what: str,
+    proxy: Proxy,
+    through_the_proxy: Callable[[], None],
+    s3_url: str,
+    digits: str,
+    undisturbed: dict[str, bytes],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Everything fails, or only what workers write."""
+    caplog.set_level(logging.WARNING, "raydd")
+    config = toy("frepo", digits, f"{s3_url}/away{what[:-1]}", workers=2)
+    failed: list[str] = []
+
+    def fault(method: str, path: str) -> Fault:
+        if what not in path:
+            return None
+        failed.append(path)
+        return 503, "ServiceUnavailable"
+
+    def away() -> None:
+        failing(proxy, None, f"{config.store}/{config.name}")()
+        proxy.fault = fault
+
+    def back() -> None:
+        # The checkpoint of round 8 must have met it, twice.
+        deadline = time.monotonic() + 60
+        while sum(what in path for path in failed) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        mended(proxy)
+
+    run = raydd.distill(config, watcher=Saboteur({1: through_the_proxy, 6: away, 10: back}))
+    assert bits(run.url) == undisturbed["frepo"]
+    assert problems(run.url) == []
+    assert run.status()["faults"] == 0
+
+
+@pytest.mark.parametrize(("rest_s", "tries"), [(60.0, 1), (0.0, 22)])
+def test_rounds_seldom_wait_for_a_store_that_is_away(
+    rest_s: float, tries: int, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try of a checkpoint keeps them waiting for all that the store's client does to get through."""
+    monkeypatch.setattr(coordinator, "STORE_REST_S", rest_s)
+    check, away, tried = Lease.check, threading.Event(), []
+
+    def check_or_fail(self: Lease) -> None:
+        if away.is_set():
+            tried.extend([0] if threading.current_thread() is threading.main_thread() else [])
+            raise StoreFault("made to fail")
+        check(self)
+
+    monkeypatch.setattr(Lease, "check", check_or_fail)
+
+    def leave() -> None:
+        # The checkpoint of round 4 is needed: a store that never worked is not endured.
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/checkpoints/00000004/manifest.json")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        away.set()
+
+    config = toy("dm", digits, str(tmp_path), method__rounds=40)
+    found = distil(config, watcher=Saboteur({6: leave, 30: away.clear}))
+    # Due at round 8, back after round 30.
+    assert len(tried) == tries
+    assert found == distil(toy("dm", digits, str(tmp_path), name="undisturbed", method__rounds=40))
 
 
 @pytest.mark.s3
