@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import ray
 import torch
@@ -26,10 +27,10 @@ from ray.cluster_utils import Cluster
 
 import raydd
 from raydd.api import Silent
-from raydd.config import Config
+from raydd.config import Config, EngineConfig
 from raydd.data.pack import pack
 from raydd.engine import cluster as crew
-from raydd.engine import faults, waiting
+from raydd.engine import faults, openings, waiting
 from raydd.engine.cluster import Hand, keep_workers
 from raydd.engine.coordinator import Progress
 from raydd.engine.distributed import RayExecutor
@@ -152,7 +153,7 @@ class Fire:
         return report
 
 
-def told(hand: Hand) -> dict[str, Any]:
+def told(hand: Hand) -> Any:
     return ray.get(hand.actor.ping.remote(), timeout=60)
 
 
@@ -223,6 +224,37 @@ def spread(fire: Fire) -> None:
     for group in groups:
         remove_placement_group(group)
     fire.reports["placement"] = {"nodes": len(set(where))}
+
+
+@ray.remote(max_restarts=0)
+class Placed:
+    """Stands in for a worker where there is no CUDA: says which GPU Ray gave it."""
+
+    def __init__(self, engine: EngineConfig) -> None:
+        self.engine = engine
+
+    def ping(self) -> tuple[str, list[int]]:
+        return ray.get_runtime_context().get_node_id(), ray.get_gpu_ids()
+
+
+def gpus(fire: Fire) -> None:
+    """Workers that want a whole GPU, or half of one, on two nodes that say that they have one each: where do they go?"""
+    added = [fire.nodes.add_node(num_cpus=2, num_gpus=1, wait=False) for _ in range(2)]
+    report: Report = {}
+    with patch.object(openings, "DistillWorker", Placed):
+        for share, count in ((1.0, 2), (0.5, 4)):
+            asked = openings.Openings(EngineConfig(workers=count, gpus_per_worker=share))
+            hands = asked.fill(count, count, 120)
+            report[str(share)] = sorted(told(hand) for hand in hands)
+            for hand in hands:
+                hand.dismiss()
+            asked.close()
+    fire.reports["gpus"] = report
+    for node in added:
+        fire.nodes.remove_node(node, allow_graceful=False)
+    deadline = time.monotonic() + 60
+    while ray.cluster_resources().get("GPU") and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def killer(fire: Fire, count: int = 1) -> Callable[[], None]:
@@ -331,7 +363,7 @@ def burn(home: Path) -> dict[str, Report]:
     try:
         with small_nodes(folder) as nodes, keep_workers():
             fire = Fire(home, nodes)
-            for scenes in (spread, workers_die, workers_err, nodes_die):
+            for scenes in (spread, gpus, workers_die, workers_err, nodes_die):
                 scenes(fire)
             return fire.reports
     finally:
@@ -342,7 +374,7 @@ def table(reports: dict[str, Report]) -> str:
     """Return the README's table."""
     lines = ["| event | what the run does | noticed after | next round done after |", "|---|---|---|---|"]
     for name, report in reports.items():
-        if name == "placement":
+        if name in ("placement", "gpus"):
             continue
         again = "-" if report["again_s"] is None else f"{report['again_s']} s"
         lines.append(f"| {name} | {report['outcome']} | {report['noticed_s']} s | {again} |")

@@ -98,5 +98,13 @@ def test_numbers_of_workers(reports: dict[str, dict[str, Any]]) -> None:
     assert joined == [2] * 8 + [3] * 8, "at the checkpoint of round 8, and no round is done twice"
 
 
+def test_workers_share_gpus_as_they_were_told_to(reports: dict[str, dict[str, Any]]) -> None:
+    """Two nodes of one GPU each, as Ray counts them."""
+    whole, half = reports["gpus"]["1.0"], reports["gpus"]["0.5"]
+    assert len({node for node, _ in whole}) == len(whole) == 2
+    assert half == sorted(whole * 2)
+    assert all(ids == [0] for _, ids in half)
+
+
 def test_workers_are_spread_over_nodes(reports: dict[str, dict[str, Any]]) -> None:
     assert reports["placement"]["nodes"] == 3
