@@ -226,9 +226,10 @@ def test_what_cannot_be_scored_is_refused(digits: str, tmp_path: Path) -> None:
 
 def test_several_sets_are_scored_as_one(tmp_path: Path) -> None:
     options = {"evaluate__sets": 2, "evaluate__repeats": 1, "evaluate__protocol": "frepo", "method__ipc": 1}
+    options |= {"evaluate__baselines": ["random"]}
     config = toy("dm", "digits", str(tmp_path), **options)
     run = raydd.distill(config)
-    distilled, random, _ = run.accuracies
+    distilled, random = run.accuracies
     assert (distilled.sets, distilled.repeats, random.sets, random.repeats) == (2, 2, 1, 1)
     # The second set is a run like any other, with its own seed.
     second = Folder(run.url).folder("sets", "02")
