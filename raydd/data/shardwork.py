@@ -175,14 +175,14 @@ class _Sums:
 
 
 def _part(task: Task, size: int, sha256: str, places: list[tuple[int, int, int]], sums: _Sums) -> dict[str, Any]:
-    offsets, lengths, crcs = zip(*places, strict=True)
+    """Return a part; `places` are offset, length and CRC-32 of every image's bytes."""
     return {
         "shard": task.shard,
         "size": size,
         "sha256": sha256,
         "label": list(task.labels),
-        "offset": list(offsets),
-        "length": list(lengths),
-        "crc": list(crcs),
+        "offset": [offset for offset, _, _ in places],
+        "length": [length for _, length, _ in places],
+        "crc": [crc for _, _, crc in places],
         "sums": sums.json(),
     }

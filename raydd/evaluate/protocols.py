@@ -100,7 +100,13 @@ class Protocol:
     both: bool = False
 
     def on(self, data: str, channels: int, net: Mapping[str, Any] | None = None) -> Protocol:
-        """Return the protocol as it is on a data set, named as in its index, for a network as plain data."""
+        """Return the protocol as it is on a data set, for a network.
+
+        Args:
+            data: The data set's name, as defaults are looked up by it (`raydd.data.names`).
+            channels: Of its images, 1 or 3.
+            net: The network's config as plain data; None for one that no protocol treats differently.
+        """
         if channels == 1 and self.grey is not None:
             return self.grey
         if self.batch_norm is not None and net and (net.get("name"), net.get("norm")) == ("convnet", "batch"):
