@@ -140,8 +140,6 @@ def evaluate(
 
     # Commas part networks, so a network's own options are parted by colons here.
     named = [net.replace(":", ",").replace(",", ":", 1) for net in nets.split(",")] if nets else None
-    usual = "random,random@bytes" if train and not robust else ""
-    beside = [name for name in (usual if baselines is None else baselines).split(",") if name]
     terminal = Terminal()
     try:
         results = api.evaluate(
@@ -152,7 +150,7 @@ def evaluate(
             nets=named,
             grid=parse_grid(grid or ()),
             repeats=repeats,
-            baselines=beside,
+            baselines=_baselines(baselines, usual=train is not None and not robust),
             predictors=[name for name in predictors.split(",") if name],
             robust=robust,
             seed=seed,
@@ -280,6 +278,13 @@ def export(
         terminal.close()
     facts = {"export": done.url, "format": done.format, "images": done.images, "files": done.files, "bytes": done.bytes}
     print_facts({**facts, "lossy": done.lossy or ("" if as_json else "no")}, as_json)
+
+
+def _baselines(said: str | None, *, usual: bool) -> list[str]:
+    """Return what is scored beside a set: what was said, or else, where that is usual, random images by count and bytes."""
+    if said is None:
+        return ["random", "random@bytes"] if usual else []
+    return [name for name in said.split(",") if name]
 
 
 def _keep(said: str | None, workers: int) -> str | None:
