@@ -113,9 +113,11 @@ def nets(as_json: Json = False) -> None:
 @app.command()
 def datasets(as_json: Json = False) -> None:
     """List the kinds of SOURCE that can be packed."""
+    from raydd.data.download import DOWNLOADS
     from raydd.data.sources import SOURCES
 
-    print_list("datasets", {name: kind.help for name, kind in SOURCES.items()}, as_json)
+    fetched = {name: "; `raydd pack --download` fetches it" if name in DOWNLOADS else "" for name in SOURCES}
+    print_list("datasets", {name: kind.help + fetched[name] for name, kind in SOURCES.items()}, as_json)
 
 
 @app.command()

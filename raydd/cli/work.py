@@ -21,6 +21,9 @@ def pack(
     shard_mb: Annotated[int, typer.Option(help="nominal size of a shard")] = 64,
     split: Annotated[str, typer.Option(help="train, test, or the data set's own name for a split")] = "train",
     workers: Annotated[int | None, typer.Option(help="processes; by default one a core")] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch the files into ROOT first; `raydd datasets` says of which kinds")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Pack a data set into WebDataset shards and an index; goes on where it was interrupted."""
@@ -30,6 +33,10 @@ def pack(
     from raydd.data.pack import pack as run
     from raydd.terminal import Terminal
 
+    if download:
+        from raydd.data.download import download as fetch
+
+        fetch(source, split)
     terminal = Terminal()
     try:
         workers = workers if workers is not None else os.cpu_count() or 1
