@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from raydd.data.pack import pack
+from raydd.engine.coordinator import Coordinator
 from tests.engine.toys import METHODS, distil, toy
 
 
@@ -25,3 +26,15 @@ def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def method(request: pytest.FixtureRequest) -> str:
     """Each method in turn."""
     return request.param
+
+
+@pytest.fixture
+def punctual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every checkpoint stands before the next round: on a slow disk the next one would come late, or not at all."""
+    save = Coordinator._save
+
+    def saved(self: Coordinator) -> None:
+        save(self)
+        self.checkpoints.wait(60)
+
+    monkeypatch.setattr(Coordinator, "_save", saved)

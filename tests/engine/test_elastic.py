@@ -16,7 +16,7 @@ from raydd.engine.coordinator import Coordinator, Progress
 from raydd.engine.openings import Openings
 from tests.engine.toys import bits, toy
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("punctual")]
 
 
 class Watcher(Silent):

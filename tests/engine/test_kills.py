@@ -36,6 +36,7 @@ class Killer(Silent):
             os.kill(self.killed, signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("punctual")
 @pytest.mark.parametrize("method", [*METHODS, "rtp"])
 def test_killed_worker_is_replaced(
     method: str, digits: str, undisturbed: dict[str, bytes], tmp_path: Path, ray_address: str
@@ -48,7 +49,8 @@ def test_killed_worker_is_replaced(
     assert (run.status()["faults"], run.status()["workers"]) == (1, 2)
 
 
-@pytest.mark.parametrize("after", ["checkpoints/00000004/manifest.json", "lease"])
+# The checkpoint of round 0, and one that is later: of round 4, but for a slow disk.
+@pytest.mark.parametrize("after", ["checkpoints/*[1-9]/manifest.json", "lease"])
 def test_killed_driver_goes_on(
     after: str,
     method: str,
@@ -69,7 +71,7 @@ def test_killed_driver_goes_on(
         stderr=subprocess.PIPE,
     ) as driver:
         deadline = time.monotonic() + 120
-        while not (run / after).exists():
+        while not list(run.glob(after)):
             assert driver.poll() is None, driver.stderr and driver.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -52,6 +52,27 @@ def mended(proxy: Proxy) -> None:
     proxy.fault = lambda method, path: None
 
 
+class Mender(logging.Handler):
+    """Mends the store as soon as the run has said that it fails, however late that is."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        super().__init__()
+        self.proxy, self.said = proxy, []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith("the store fails"):
+            self.said.append(record.getMessage())
+            mended(self.proxy)
+
+
+@pytest.fixture
+def mender(proxy: Proxy) -> Iterator[Mender]:
+    mender, log = Mender(proxy), logging.getLogger("raydd")
+    log.addHandler(mender)
+    yield mender
+    log.removeHandler(mender)
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "sleep", lambda seconds: None)
@@ -60,24 +81,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.s3
 def test_store_that_is_away_for_a_while(
-    proxy: Proxy,
-    s3_url: str,
-    method: str,
-    digits: str,
-    undisturbed: dict[str, bytes],
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, mender: Mender, s3_url: str, method: str, digits: str, undisturbed: dict[str, bytes]
 ) -> None:
-    caplog.set_level(logging.WARNING, "raydd")
-    # Over the checkpoint of round 8.
+    # Over the checkpoint of round 8, or the last one.
     config = toy(method, digits, f"{s3_url}/away")
     away = failing(proxy, (503, "ServiceUnavailable"), f"{config.store}/{config.name}")
-    run = raydd.distill(config, watcher=Saboteur({6: away, 10: lambda: mended(proxy)}))
+    run = raydd.distill(config, watcher=Saboteur({6: away}))
     assert bits(run.url) == undisturbed[method]
     assert problems(run.url) == []
-    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("the store fails")]
-    assert said
+    assert mender.said
     # The answer to a HEAD has no body to say that it was made to fail.
-    assert all(", 2 times; check the network" in text and text.endswith("trying on") for text in said)
+    assert all(", 2 times; check the network" in text and text.endswith("trying on") for text in mender.said)
 
 
 def turn(_: None, env: dict[str, str]) -> dict[str, str]:
@@ -145,6 +159,7 @@ def test_store_that_is_away_for_workers_too(
     assert run.status()["faults"] == 0
 
 
+@pytest.mark.usefixtures("punctual")
 @pytest.mark.parametrize(("rest_s", "tries"), [(60.0, 1), (0.0, 22)])
 def test_rounds_seldom_wait_for_a_store_that_is_away(
     rest_s: float, tries: int, digits: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,17 +176,9 @@ def test_rounds_seldom_wait_for_a_store_that_is_away(
 
     monkeypatch.setattr(Lease, "check", check_or_fail)
 
-    def leave() -> None:
-        # The checkpoint of round 4 is needed: a store that never worked is not endured.
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("*/checkpoints/00000004/manifest.json")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        away.set()
-
     config = toy("dm", digits, str(tmp_path), method__rounds=40)
-    found = distil(config, watcher=Saboteur({6: leave, 30: away.clear}))
-    # Due at round 8, back after round 30.
+    found = distil(config, watcher=Saboteur({6: away.set, 30: away.clear}))
+    # Due at round 8, back after round 30; a store that never worked is not endured.
     assert len(tried) == tries
     assert found == distil(toy("dm", digits, str(tmp_path), name="undisturbed", method__rounds=40))
 
