@@ -277,7 +277,7 @@ def measure_update(width: int, repeats: int) -> None:
 def measure_spread(source: str, store: str, width: int, networks: int) -> None:
     """Time a whole evaluation with one worker and with two, and compare the numbers."""
     from raydd.engine.cluster import keep_workers
-    from raydd.evaluate import evaluate
+    from raydd.evaluate import Request, evaluate_all
 
     random = {"name": "benchmark", "data": {"train": source, "zca": None}, "net": {"width": width}, "store": store}
     random |= {"method": {"name": "random", "ipc": 1}, "engine": {"workers": 0}, "evaluate": {"repeats": 0}}
@@ -290,8 +290,9 @@ def measure_spread(source: str, store: str, width: int, networks: int) -> None:
             with open_executor(EngineConfig(workers=workers)) as executor:
                 for repeats in (workers, networks):  # first so that every worker has loaded what it needs
                     started = time.perf_counter()
-                    options = {"protocol": "dc", "repeats": repeats, "device": "cpu", "map": executor.map}
-                    found[workers] = evaluate(ds, test=test, **options)
+                    request = Request(ds=ds, protocol="dc")
+                    options = {"repeats": repeats, "device": "cpu", "map": executor.map}
+                    found[workers] = evaluate_all([request], test=test, **options)
                     seconds[workers] = time.perf_counter() - started
     same = "the same numbers" if found[1] == found[2] else "OTHER NUMBERS"
     print(f"evaluate: {networks} networks {seconds[1]:.1f} s with 1 worker, {seconds[2]:.1f} s with 2:", end=" ")

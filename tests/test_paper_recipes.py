@@ -177,8 +177,7 @@ def check_method(config: Config, dataset: str, ipc: int, variant: str | None) ->
         assert (method.rounds, said["real_batch"]) == (2_000_000 if dataset == "imagenet" else 500_000, 1024)
         assert (said["pool_size"], said["max_online_updates"], said["learn_labels"]) == (10, 100, True)
     elif method.name == "rtp":
-        # The paper says it of CIFAR only; on other colour images but digits it is a stated choice of ours.
-        mirrored = dataset in ("cifar10", "cifar100", "tiny-imagenet")
+        mirrored = dataset in ("cifar10", "cifar100")
         assert (method.rounds, said["inner_steps"]) == (50_000, 200 if ipc == 50 else 150)
         assert said["augment"] == ("flip_rotate" if mirrored else None)
         assert said["num_bases"] == 16 or (dataset, ipc) != ("cifar10", 1)

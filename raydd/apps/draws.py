@@ -167,7 +167,7 @@ class Desk:
         self.preprocessing: Transform = self.shared.preprocessing().to(self.device)
         self.memory = torch.from_numpy(self.shared.images.copy())
         self.labels = torch.from_numpy(self.shared.labels.copy())
-        protocol = PROTOCOLS[self.shared.protocol].on(self.shared.data, self.shared.channels, lessons.net)
+        protocol = PROTOCOLS[self.shared.protocol].on(self.shared.data, lessons.net)
         self.protocol = protocol.fitted(self.labels)
 
     @cached_property

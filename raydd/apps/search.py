@@ -233,7 +233,7 @@ def _recipe(
 
 def _protocol(shared: Shared, of: str) -> Protocol:
     """Return how networks are trained: the same way all, though a protocol may have another one for some networks."""
-    return PROTOCOLS[shared.protocol].on(shared.data, shared.channels).fitted(shared.labels_of(of))
+    return PROTOCOLS[shared.protocol].on(shared.data).fitted(shared.labels_of(of))
 
 
 def on_proxy(trials: Trials, item: Item) -> dict[str, Any]:

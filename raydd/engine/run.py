@@ -181,7 +181,7 @@ def _as_set(plan: Plan, variables: Tensors, transform: Transform, rounds: int) -
     config, method = plan.config, plan.method
     tensors = {name: value.detach().contiguous() for name, value in method.distilled(variables).items()}
     facts = method.problem.facts
-    protocol = PROTOCOLS[config.method.default_protocol].on(facts.name, facts.channels)
+    protocol = PROTOCOLS[config.method.default_protocol].on(facts.name)
     recipe = Recipe(
         name=config.name,
         method=config.method.name,

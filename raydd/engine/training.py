@@ -18,7 +18,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors.torch
@@ -50,6 +50,7 @@ class TrainJob:
     Attributes:
         config: Without `auto`; its `data` and `test` are folders of shards or sets.
         data_hash: Names the contents of the data.
+        test_hash: Names those of the test split; None where there is none.
         run: URL of its folder.
         generation: That of the lease under which it is written.
     """
@@ -57,6 +58,7 @@ class TrainJob:
     config: TrainConfig
     data_hash: str
     run: str
+    test_hash: str | None = None
     generation: int = 0
 
     @property
@@ -93,8 +95,7 @@ def plan_training(config: TrainConfig) -> TrainJob:
     check_engine(config.engine)
     data = open_data(config.data)
     network = open_network(config.net, facts_of(data), config.seed)
-    if config.test is not None:
-        open_test(config.test, data)
+    test_hash = None if config.test is None else open_test(config.test, data).index.hash
     least = 2 if network.state.buffers else 1
     batch = check_batch(data, config.batch, max(1, config.engine.workers), least=least)
     resolved = config.model_copy(
@@ -110,7 +111,7 @@ def plan_training(config: TrainConfig) -> TrainJob:
         }
     )
     run = Folder(resolved.store).folder(resolved.name)
-    job = TrainJob(config=resolved, data_hash=data.hash, run=run.url)
+    job = TrainJob(config=resolved, data_hash=data.hash, test_hash=test_hash, run=run.url)
     _loop(job, data, network, Alone(), torch.device("cpu"))
     return job
 
@@ -135,7 +136,7 @@ def train_network(job: TrainJob, *, resume: Resume = "auto", watch: Watch | None
     if _is_finished(job, run, resume):
         return read_result(run)
     with Lease.acquire(run.folder("lease")) as lease:
-        job = TrainJob(config=job.config, data_hash=job.data_hash, run=job.run, generation=lease.generation)
+        job = replace(job, generation=lease.generation)
         if _is_finished(job, run, "auto"):
             return read_result(run)
         run.write_json("config.json", {"format": FORMAT, "hash": job.hash, "workers": workers, **_said(job)})
@@ -152,7 +153,11 @@ def train_network(job: TrainJob, *, resume: Resume = "auto", watch: Watch | None
 
 
 def _said(job: TrainJob) -> dict[str, Any]:
-    return {"data_hash": job.data_hash, "config": job.config.model_dump(mode="json")}
+    return {
+        "data_hash": job.data_hash,
+        "test_hash": job.test_hash,
+        "config": job.config.model_dump(mode="json"),
+    }
 
 
 def _is_finished(job: TrainJob, run: Folder, resume: Resume) -> bool:
@@ -171,8 +176,9 @@ def _is_finished(job: TrainJob, run: Folder, resume: Resume) -> bool:
         raise RunError(
             f"the run {run.url} is of another config ({_difference(before, job)}); choose another name, or delete it"
         )
-    if run.exists("train.json"):
+    if run.exists("train.json") and job.test_hash in (None, run.record("train.json").get("test_hash")):
         return True
+    # A finished one that is to be scored on another split: no update is left, and it ends anew.
     workers = before.get("workers")
     if max(1, workers if isinstance(workers, int) else 1) != max(1, job.config.engine.workers):
         _log.warning(

@@ -15,7 +15,7 @@ from raydd.evaluate.request import Request, net_text
 from raydd.evaluate.results import Accuracy, pooled
 from raydd.evaluate.resume import Keeping
 from raydd.evaluate.robust import Robustness, robust_requests, robustness
-from raydd.evaluate.score import evaluate, evaluate_all
+from raydd.evaluate.score import evaluate_all
 from raydd.evaluate.validate import validate
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Request",
     "Robustness",
     "arrange",
-    "evaluate",
     "evaluate_all",
     "net_text",
     "parse_grid",

@@ -77,11 +77,6 @@ class Shared:
     others: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     learned: dict[str, np.ndarray] = field(default_factory=dict)
 
-    @property
-    def channels(self) -> int:
-        """Of the images: 1 or 3."""
-        return int(self.images.shape[1])
-
     def preprocessing(self) -> Transform:
         """Return what makes real images comparable with the distilled ones."""
         return Transform.from_parts(
@@ -107,7 +102,7 @@ class Shared:
 
     def protocol_of(self, item: Item) -> Protocol:
         """Return how an item's networks are trained."""
-        protocol = PROTOCOLS[self.protocol].on(self.data, self.channels, item.net)
+        protocol = PROTOCOLS[self.protocol].on(self.data, item.net)
         return protocol.fitted(self.labels_of(item.of), lr=item.lr, augment=item.augment)
 
 

@@ -30,9 +30,8 @@ frepo  Zhou et al., "Dataset Distillation using Neural Feature Regression", Neur
        batch min(n, 500) in the set's own order; half the summed squared error on soft labels; FRePo's augmentation; a
        network without norm.
 rtp    Deng & Russakovsky, "Remember the Past", NeurIPS 2022. 300 epochs over all recalled images, SGD 0.01, momentum 0.9,
-       no weight decay, no decay of the rate, batch 640. Colour images but digits are mirrored or rotated up to 15 degrees,
-       one operation a batch with parameters an image, where the paper says it of CIFAR only: it is what raydd's RTP learns
-       with by default.
+       no weight decay, no decay of the rate, batch 640. On CIFAR images are mirrored or rotated up to 15 degrees, one
+       operation a batch with parameters an image.
 
 Where the originals choose what they report on the test set (FRePo's best checkpoint), here nothing is chosen: what is
 scored is the set given and the last update of each network.
@@ -72,12 +71,13 @@ class Protocol:
         augmentation: Its operations, or None; `flip` is left out where mirroring changes the class.
         norms: What each norm of a network is replaced by.
         variants: What the protocol is instead on some data sets, by their names; see `on`.
-        grey: What it is instead on images of one channel.
         batch_norm: What it is instead, on any data set, for a ConvNet with BatchNorm.
         learned_steps: A distilled set is trained on by exactly the steps that were learned with it; `training` is then for
             what has no such steps, the baselines.
         init: The law that networks start by; None for their own.
         net_name: The network that is trained unless others are asked for; None for the one that the set was distilled with.
+        usual_net: The kind of network that its authors train; a result of another kind, unless that was asked for, says so.
+            None where any will do.
         rates: Learning rates of which one is chosen on the validation part of the training split; none where it is fixed.
         both: Whether sets are trained on with and without the augmentation, instead of with it only.
     """
@@ -91,24 +91,21 @@ class Protocol:
     augmentation: str | None
     norms: dict[str, str]
     variants: dict[str, Protocol] = field(default_factory=dict)
-    grey: Protocol | None = None
     batch_norm: Protocol | None = None
     learned_steps: bool = False
     init: Literal["xavier"] | None = None
     net_name: str | None = None
+    usual_net: str | None = None
     rates: tuple[float, ...] = ()
     both: bool = False
 
-    def on(self, data: str, channels: int, net: Mapping[str, Any] | None = None) -> Protocol:
+    def on(self, data: str, net: Mapping[str, Any] | None = None) -> Protocol:
         """Return the protocol as it is on a data set, for a network.
 
         Args:
             data: The data set's name, as defaults are looked up by it (`raydd.data.names`).
-            channels: Of its images, 1 or 3.
             net: The network's config as plain data; None for one that no protocol treats differently.
         """
-        if channels == 1 and self.grey is not None:
-            return self.grey
         if self.batch_norm is not None and net and (net.get("name"), net.get("norm")) == ("convnet", "batch"):
             return self.batch_norm
         return self.variants.get(data, self)
@@ -236,6 +233,7 @@ DSA = Protocol(
     family="dsa",
     augmentation="color_crop_cutout_flip_scale_rotate",
     norms={"batch": "instance"},
+    usual_net="convnet",
 )
 _DC_MNIST = Protocol(
     name="dc",
@@ -245,6 +243,7 @@ _DC_MNIST = Protocol(
     family="dc",
     augmentation="crop_scale_rotate",
     norms={"batch": "instance"},
+    usual_net="convnet",
 )
 DC = replace(
     _DC_MNIST,
@@ -278,24 +277,20 @@ FREPO = Protocol(
     family="frepo",
     augmentation="flip_color_crop_rotate_translate_cutout",
     norms=dict.fromkeys(("batch", "layer", "instance", "group"), "none"),
+    usual_net="frepo_convnet",
 )
 FREPO = replace(FREPO, variants={"fashion-mnist": replace(FREPO, augmentation="color_crop_rotate_translate_cutout")})
-_RTP_PLAIN = Protocol(
+RTP = Protocol(
     name="rtp",
-    summary="RTP on digits and the like: 300 epochs, SGD 0.01, batch 640, no decay, no augmentation, hard labels",
+    summary="RTP: 300 epochs, SGD 0.01, batch 640, no decay, hard labels; on CIFAR mirrored or rotated images",
     training=TrainRecipe(optimiser="sgd", lr=0.01, momentum=0.9, epochs=300, batch=640),
     labels="hard",
     family="dsa",
     augmentation=None,
     norms={},
+    usual_net="convnet",
 )
-RTP = replace(
-    _RTP_PLAIN,
-    summary="RTP: 300 epochs, SGD 0.01, batch 640, no decay, mirrored or rotated images (not digits), hard labels",
-    augmentation="flip_rotate",
-    variants={"svhn": _RTP_PLAIN},
-    grey=_RTP_PLAIN,
-)
+RTP = replace(RTP, variants=dict.fromkeys(("cifar10", "cifar100"), replace(RTP, augmentation="flip_rotate")))
 DD = Protocol(
     name="dd",
     summary="DD: exactly the learned steps with the learned step sizes, Xavier-normal networks, nothing else",

@@ -17,7 +17,8 @@ from raydd.errors import ConfigError, DataError
 from raydd.evaluate.grid import Grid, expand
 from raydd.evaluate.items import Item, Part, Predictor, Shared, class_counts, groups, real_data
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
-from raydd.evaluate.steps import FIXED, STEP_SIZES
+from raydd.evaluate.steps import FIXED, STEP_SIZES, is_fixed
+from raydd.nets import build
 from raydd.store import Folder
 
 DRAWN = ("random", "random@bytes")
@@ -107,6 +108,9 @@ class Task:
         cells: What is asked for, in the order of results.
         sizes: Images and bytes of what is trained on, by its name.
         seen: Whether the set may have seen the images that choices are made on.
+        foreign: Whether the network is the set's own where the protocol's authors train another.
+        fixed: Those networks, as text, of which a set that was learned for one initial network has that one: there is
+            nothing to repeat.
     """
 
     name: str | None
@@ -114,11 +118,13 @@ class Task:
     cells: tuple[Cell, ...]
     sizes: dict[str, tuple[int, int]]
     seen: bool
+    foreign: bool = False
+    fixed: frozenset[str] = frozenset()
 
     @property
     def protocol(self) -> Protocol:
         """The protocol, as it is on the task's data set."""
-        return PROTOCOLS[self.shared.protocol].on(self.shared.data, self.shared.channels)
+        return PROTOCOLS[self.shared.protocol].on(self.shared.data)
 
     def is_open(self, cell: Cell) -> bool:
         """Whether a learning rate is still to be chosen for a cell."""
@@ -128,6 +134,8 @@ class Task:
         """Return how many repeats a cell has where `asked` are asked for."""
         if cell.net is None:
             return asked if cell.of in DRAWN else 1
+        if cell.of == "distilled" and net_text(cell.net) in self.fixed:
+            return 1
         return min(asked, WHOLE_REPEATS) if cell.of == "whole" else asked
 
 
@@ -150,19 +158,24 @@ def prepare(request: Request, *, test: str, train: str | None, whole_epochs: int
         device: Where networks are trained.
 
     Raises:
-        ConfigError: For an unknown protocol, network, baseline or predictor, for training shards that are needed and were
-            not given, or for a protocol that needs what the set does not have.
+        ConfigError: For an unknown protocol, network, baseline or predictor, for a network that is impossible for such
+            images, for training shards that are needed and were not given, or for a protocol that needs what the set does
+            not have.
         DataError: When the shards lack classes of the set or hold images of another shape.
     """
     ds = request.ds
     name = ds.recipe.protocol if request.protocol is None else request.protocol
     _check(request, name, train)
+    shape = (ds.images.shape[1], ds.images.shape[2], ds.images.shape[3])
     index = load_index(Folder(test))
-    _check_index(ds, index, test, "test")
+    check_index(index, test, "test", ds.classes, shape)
     facts = _facts(ds, index)
     counts: list[int] = []
+    own = False
     if train is not None and (request.baselines or PROTOCOLS[name].rates):
-        _check_index(ds, load_index(Folder(train)), train, "training")
+        known = load_index(Folder(train))
+        check_index(known, train, "training", ds.classes, shape)
+        own = own_val_fraction(ds) > 0 and known.hash == ds.recipe.index_hash
         real = real_data(train, ds.classes, val_fraction(ds, name), split_seed(ds))
         counts = [int(count) for count in real.counts]
     shared = Shared(
@@ -181,9 +194,16 @@ def prepare(request: Request, *, test: str, train: str | None, whole_epochs: int
         **_numbers(ds, PROTOCOLS[name]),
     )
     cells = _cells(request, PROTOCOLS[name], facts)
+    nets = {net_text(cell.net): cell.net for cell in cells if cell.net is not None}
+    modules = {text: build(net, shape, len(ds.classes)) for text, net in nets.items()}
     sizes = {cell.of: _size(request, shared, counts, cell.of) for cell in cells}
-    seen = bool(PROTOCOLS[name].rates) and own_val_fraction(ds) == 0
-    return Task(name=request.name, shared=shared, cells=cells, sizes=sizes, seen=seen)
+    # Only of its own training split did the set's run keep a part.
+    seen = bool(PROTOCOLS[name].rates) and not own
+    usual = PROTOCOLS[name].usual_net
+    asked = request.nets is not None or ds.recipe.protocol == name
+    foreign = not asked and usual is not None and any(net.name != usual for net in nets.values())
+    fixed = frozenset(text for text, module in modules.items() if is_fixed(module, shared.learned))
+    return Task(name=request.name, shared=shared, cells=cells, sizes=sizes, seen=seen, foreign=foreign, fixed=fixed)
 
 
 def _numbers(ds: DistilledSet, protocol: Protocol) -> dict[str, Any]:
@@ -326,6 +346,8 @@ def _check(request: Request, protocol: str, train: str | None) -> None:
     check_protocol(request.ds, protocol)
     _check_names("baselines", request.baselines, BASELINES)
     _check_names("predictors", request.predictors, PREDICTORS)
+    if not request.predictors:
+        raise ConfigError(f"predictors must be some of {', '.join(PREDICTORS)}, got none")
     if request.baselines and train is None:
         named = ", ".join(request.baselines)
         raise ConfigError(f"baselines ({named}) need the training shards, got none; give their URL")
@@ -344,15 +366,27 @@ def _check_names(what: str, asked: Sequence[str], known: Sequence[str]) -> None:
         raise ConfigError(f"{what} must be out of {', '.join(known)}, got {unknown!r}")
 
 
-def _check_index(ds: DistilledSet, index: Index, url: str, what: str) -> None:
-    missing = [name for name in ds.classes if name not in index.classes]
+def check_index(index: Index, url: str, what: str, classes: Sequence[str], shape: tuple[int, int, int]) -> None:
+    """Check that packed shards fit a set.
+
+    Args:
+        index: Theirs.
+        url: Theirs, for the message.
+        what: `test` or `training`, likewise.
+        classes: The set's.
+        shape: Channels, height and width of its images.
+
+    Raises:
+        DataError: When they lack a class, or their images have another shape.
+    """
+    missing = [name for name in classes if name not in index.classes]
     if missing:
         named = ", ".join(map(repr, missing[:3])) + (", ..." if len(missing) > 3 else "")
         raise DataError(
-            f"expected {what} images of the set's {len(ds.classes)} classes in {url}, "
+            f"expected {what} images of the set's {len(classes)} classes in {url}, "
             f"got none of {len(missing)} ({named}); pack a split of the same data set"
         )
-    shape, got = tuple(ds.images.shape[1:]), (index.channels, index.size, index.size)
+    got = (index.channels, index.size, index.size)
     if shape != got:
         expected, found = ("x".join(map(str, dims)) for dims in (shape, got))
         raise DataError(

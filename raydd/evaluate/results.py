@@ -101,7 +101,12 @@ def pooled(results: Sequence[Accuracy]) -> list[Accuracy]:
 def _pooled(alike: Sequence[Accuracy]) -> Accuracy:
     each = [percent for one in alike for percent in one.each]
     mean, std = statistics.fmean(each), deviation(each)
-    return replace(alike[0], mean=mean, std=std, repeats=len(each), each=each, sets=len(alike))
+    joined = replace(alike[0], mean=mean, std=std, repeats=len(each), each=each, sets=len(alike))
+    rates = sorted({one.lr for one in alike if one.lr is not None})
+    if len(rates) < 2:
+        return joined
+    note = f"the learning rate was chosen for each set: {', '.join(f'{rate:g}' for rate in rates)}"
+    return replace(joined, lr=None, note="; ".join(filter(None, [joined.note, note])))
 
 
 def _kind(result: Accuracy) -> tuple[str | None, ...]:

@@ -3,85 +3,25 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import torch
 
-from raydd.config import NetConfig
-from raydd.distilled import DistilledSet
+from raydd.data.index import load_index
+from raydd.errors import ConfigError
 from raydd.evaluate.items import Placed, Predictor, placed_accuracies, real_data
 from raydd.evaluate.mapping import MapFunction, Progress, sequential
-from raydd.evaluate.protocols import Protocol
+from raydd.evaluate.protocols import PROTOCOLS, Protocol
 from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, float_bytes, net_text, prepare
 from raydd.evaluate.results import Accuracy, deviation
+from raydd.store import Folder
 
 CHOICE_REPEATS = 2
 CUDA_GROUP = 20
 
 Key = TypeVar("Key")
-
-
-def evaluate(
-    ds: DistilledSet,
-    *,
-    test: str,
-    train: str | None = None,
-    protocol: str | None = None,
-    nets: Sequence[NetConfig | str] | None = None,
-    repeats: int = 5,
-    baselines: Sequence[str] = (),
-    coresets: Mapping[str, DistilledSet] | None = None,
-    predictors: Sequence[str] = ("train",),
-    whole_epochs: int = 20,
-    seed: int = 0,
-    device: str | None = None,
-    group: int | None = None,
-    map: MapFunction = sequential,
-    on_result: Progress | None = None,
-) -> list[Accuracy]:
-    """Train networks from scratch on a distilled set and score them on the test set; see `evaluate_all`.
-
-    Args:
-        ds: The set.
-        test: As for `evaluate_all`.
-        train: As for `evaluate_all`.
-        protocol: See `Request`.
-        nets: See `Request`.
-        repeats: As for `evaluate_all`.
-        baselines: See `Request`.
-        coresets: See `Request`.
-        predictors: See `Request`.
-        whole_epochs: As for `evaluate_all`.
-        seed: As for `evaluate_all`.
-        device: As for `evaluate_all`.
-        group: As for `evaluate_all`.
-        map: As for `evaluate_all`.
-        on_result: As for `evaluate_all`.
-
-    Returns:
-        For each network the distilled set's accuracy, then each baseline's.
-
-    Raises:
-        ConfigError: As `evaluate_all`.
-        DataError: As `evaluate_all`.
-    """
-    request = Request(
-        ds=ds, protocol=protocol, nets=nets, baselines=baselines, coresets=coresets or {}, predictors=predictors
-    )
-    return evaluate_all(
-        [request],
-        test=test,
-        train=train,
-        repeats=repeats,
-        whole_epochs=whole_epochs,
-        seed=seed,
-        device=device,
-        group=group,
-        map=map,
-        on_result=on_result,
-    )
 
 
 def evaluate_all(
@@ -119,8 +59,9 @@ def evaluate_all(
         Request by request and network by network the distilled set's accuracies, then each baseline's.
 
     Raises:
-        ConfigError: For an unknown protocol, network, baseline or predictor, for training shards that are needed and were
-            not given, or for a protocol that needs what a set does not have.
+        ConfigError: For an unknown protocol, network, baseline or predictor, for a network that is impossible for such
+            images, for training shards that are needed and were not given or are the test shards, or for a protocol that
+            needs what a set does not have.
         DataError: When the shards lack classes of a set or hold images of another shape.
     """
     if repeats < 1:
@@ -133,10 +74,17 @@ def evaluate_all(
             prepare(request, test=test, train=train, whole_epochs=whole_epochs, seed=seed, device=device)
             for request in requests
         ]
+        if train is not None:
+            _check_apart(train, test)
         return _Run(tasks, repeats, size, map, on_result).results()
     finally:
         # What this process read for it is not kept beyond it.
         real_data.cache_clear()
+
+
+def _check_apart(train: str, test: str) -> None:
+    if load_index(Folder(train)).hash == load_index(Folder(test)).hash:
+        raise ConfigError(f"training and test shards must be two splits, got the same images in {train} and {test}")
 
 
 def group_size(group: int | None, device: str) -> int:
@@ -247,14 +195,21 @@ def _accuracy(task: Task, cell: Cell, predictor: Predictor, each: list[float]) -
 
 def _labels(task: Task, of: str, predictor: Predictor, protocol: Protocol) -> str:
     """Return what kind of labels networks were trained on, or a predictor was given."""
-    if predictor == "train":
-        return protocol.labels
+    # Learned steps are taken with the labels that were learned with them.
     own = task.shared.labels_of(of)
-    return "soft" if predictor == "krr" and own is not None and own.ndim == 2 else "hard"
+    kept = predictor == "krr" or (predictor == "train" and of == "distilled" and task.shared.learned)
+    if kept:
+        return "soft" if own is not None and own.ndim == 2 else "hard"
+    return protocol.labels if predictor == "train" else "hard"
 
 
 def _note(task: Task, cell: Cell) -> str | None:
-    if not task.protocol.rates or cell.net is None:
+    if cell.net is None:
+        return None
+    if task.foreign:
+        name, usual = task.shared.protocol, PROTOCOLS[task.shared.protocol].usual_net
+        return f"the network is the set's own; the protocol {name} was published with {usual}"
+    if not task.protocol.rates:
         return None
     if cell.of == "whole":
         return "the learning rate is fixed, and the training as long as `whole_epochs` says"

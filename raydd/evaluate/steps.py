@@ -5,11 +5,14 @@ Wang et al., "Dataset Distillation", 2018, Section 4: nothing else is trained, t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 from torch import Tensor, nn
 
 from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import init_optimiser, train_step
-from raydd.nets import NetState
+from raydd.nets import NetState, fresh_buffers
 
 STEP_SIZES = "lr_inner"
 FIXED = "init."
@@ -34,6 +37,18 @@ def apply_steps(module: nn.Module, state: NetState, x: Tensor, y: Tensor, step_s
         optim = init_optimiser(state, recipe)
         state, _, _ = train_step(module, state, optim, images[place], labels[place], recipe, rate)
     return state
+
+
+def is_fixed(module: nn.Module, learned: Mapping[str, np.ndarray]) -> bool:
+    """Return whether a set was learned for one initial network of this kind.
+
+    Args:
+        module: From `raydd.nets.build`.
+        learned: The set's extras; those of the network begin with `FIXED`.
+    """
+    shapes = {name.removeprefix(FIXED): value.shape for name, value in learned.items() if name.startswith(FIXED)}
+    fresh = NetState(dict(module.named_parameters()), fresh_buffers(module)).tensors()
+    return shapes == {name: tuple(value.shape) for name, value in fresh.items()}
 
 
 def with_fixed(state: NetState, fixed: dict[str, Tensor]) -> NetState:

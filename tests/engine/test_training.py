@@ -90,6 +90,17 @@ def test_result(undisturbed: dict[str, Any], digits: str, digits_test: str) -> N
     assert not [name for name in run.list() if name.endswith((".pt", ".pth", ".pkl"))]
 
 
+def test_a_finished_one_is_scored_on_the_split_that_is_asked_for(
+    undisturbed: dict[str, Any], digits: str, digits_test: str, tmp_path: Path
+) -> None:
+    found = [train(digits, tmp_path, test=test, name="one") for test in (None, digits_test, digits, None)]
+    accuracies = [result["accuracy"] for result in found]
+    assert accuracies[:2] == [None, undisturbed["accuracy"]]
+    assert accuracies[2] == accuracies[3] != accuracies[1]
+    assert {weights(result["run"]) for result in found} == {weights(undisturbed["run"])}
+    assert len({result["loss"] for result in found}) == 1
+
+
 @pytest.mark.parametrize("at", [1, 12, 29])
 def test_gone_on_with_it_is_the_same(
     at: int, undisturbed: dict[str, Any], digits: str, digits_test: str, tmp_path: Path

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from raydd.data.index import load_index
 from raydd.data.pack import pack
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe
 from raydd.evaluate.protocols import DSA, FREPO, PROTOCOLS
+from raydd.store import Folder
 
 CLASSES = ("bottom", "middle", "top")
 ROWS = {"top": (0, 4), "middle": (4, 8), "bottom": (8, 12)}
@@ -50,7 +52,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def make_set() -> MakeSet:
+def make_set(shards: dict[str, str]) -> MakeSet:
     """Make a set with one ideal image of each class, in the order of `classes`."""
 
     def make(
@@ -80,7 +82,7 @@ def make_set() -> MakeSet:
             protocol="dsa",
             augmentation=None,
             transform=transform.to_json(),
-            index_hash="0" * 64,
+            index_hash=load_index(Folder(shards["train"])).hash,
             rounds=1,
             versions={},
         )

@@ -9,8 +9,9 @@ import torch
 
 from raydd.data.reader import RealData
 from raydd.errors import ConfigError
-from raydd.evaluate import Request, evaluate, evaluate_all
+from raydd.evaluate import Request, evaluate_all
 from raydd.evaluate.protocols import DSA, FAIR, PROTOCOLS
+from tests.evaluate.scoring import evaluate
 
 NET = ["convnet:width=4,depth=1"]
 

@@ -7,9 +7,10 @@ import pickle
 import pytest
 import torch
 
-from raydd.evaluate import evaluate, items, sequential
+from raydd.evaluate import items, sequential
 from raydd.evaluate.items import groups
 from raydd.functional import stacked
+from tests.evaluate.scoring import evaluate
 
 
 def dealt(workers):

@@ -12,9 +12,10 @@ from raydd.config import NETS
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate import Accuracy, Request, evaluate, evaluate_all
+from raydd.evaluate import Accuracy, Request, evaluate_all
 from raydd.evaluate.krr import krr_accuracy
 from raydd.seeding import generator
+from tests.evaluate.scoring import evaluate
 
 NET = ["convnet:width=4,depth=1"]
 

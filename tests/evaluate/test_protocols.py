@@ -34,7 +34,7 @@ def test_dsa_takes_a_small_set_as_one_batch():
 
 @pytest.mark.parametrize(("data", "epochs"), [("cifar10", 300), ("fashion-mnist", 300), ("mnist", 1000)])
 def test_dc_trains_longer_on_mnist_where_it_augments(data: str, epochs: int):
-    protocol = DC.on(data, 1)
+    protocol = DC.on(data)
     recipe = protocol.recipe(100)
     # As the authors count: epochs 0 to E, the rate falling at the end of epoch E // 2 + 1.
     assert (recipe.num_updates(100), recipe.drop_step(100)) == (epochs + 1, epochs // 2 + 2)
@@ -48,16 +48,16 @@ def test_dc_trains_longer_on_mnist_where_it_augments(data: str, epochs: int):
 
 @pytest.mark.parametrize("data", ["cifar10", "mnist"])
 def test_dc_augments_for_a_convnet_with_batch_norm(data: str):
-    protocol = DC.on(data, 3, NETS["convnet"](norm="batch").model_dump())
+    protocol = DC.on(data, NETS["convnet"](norm="batch").model_dump())
     assert protocol.operations(handwritten=False) == "dc:crop_noise"
     assert protocol.recipe(10).num_updates(10) == 1001
     for net in (NETS["convnet"](norm="group"), NETS["resnet18"](norm="batch")):
-        assert DC.on(data, 3, net.model_dump()) is DC.on(data, 3)
-    assert DSA.on(data, 3, NETS["convnet"](norm="batch").model_dump()) is DSA
+        assert DC.on(data, net.model_dump()) is DC.on(data)
+    assert DSA.on(data, NETS["convnet"](norm="batch").model_dump()) is DSA
 
 
 def test_a_protocol_without_variants_is_the_same_on_all_data():
-    assert all(DSA.on(data, 1) is DSA for data in ("mnist", "cifar10"))
+    assert all(DSA.on(data) is DSA for data in ("mnist", "cifar10"))
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_rtp_trains_300_epochs_without_decay():
 
 
 @pytest.mark.parametrize(
-    ("data", "channels", "operations"),
-    [("cifar10", 3, "dsa:flip_rotate"), ("tiny-imagenet", 3, "dsa:flip_rotate")]
-    + [("mnist", 1, None), ("fashion-mnist", 1, None), ("anything", 1, None), ("svhn", 3, None)],
+    ("data", "operations"),
+    [("cifar10", "dsa:flip_rotate"), ("cifar100", "dsa:flip_rotate")]
+    + [(data, None) for data in ("mnist", "fashion-mnist", "svhn", "tiny-imagenet", "anything")],
 )
-def test_rtp_augments_colour_images_but_digits(data: str, channels: int, operations: str | None):
-    assert RTP.on(data, channels).operations(handwritten=data in ("mnist", "svhn")) == operations
-    assert RTP.on(data, channels).training == RTP.training
+def test_rtp_augments_cifar_only(data: str, operations: str | None):
+    assert RTP.on(data).operations(handwritten=data in ("mnist", "svhn")) == operations
+    assert RTP.on(data).training == RTP.training
 
 
 def test_dd_learns_by_the_learned_steps_alone():
@@ -165,7 +165,7 @@ def test_handwriting_is_never_mirrored(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_fashion_is_mirrored_but_by_frepo():
-    operations = [protocol.on("fashion-mnist", 1).operations(handwritten=False) for protocol in (DSA, FREPO)]
+    operations = [protocol.on("fashion-mnist").operations(handwritten=False) for protocol in (DSA, FREPO)]
     assert operations == ["dsa:color_crop_cutout_flip_scale_rotate", "frepo:color_crop_rotate_translate_cutout"]
 
 

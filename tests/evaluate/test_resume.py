@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from raydd.evaluate import Keeping, evaluate, sequential
+from raydd.evaluate import Keeping, sequential
 from raydd.evaluate.items import Item, Placed, Shared
 from raydd.evaluate.resume import identity, key
 from raydd.store import Folder
+from tests.evaluate.scoring import evaluate
 
 ITEMS = [Item(of="distilled", net={"name": "mlp"}, net_text="mlp", repeats=(i, i + 1)) for i in range(0, 8, 2)]
 PLACED = [Placed(which=0, item=item) for item in ITEMS]

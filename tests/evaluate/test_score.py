@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,9 @@ import raydd.evaluate
 from raydd.config import NETS, NetConfig
 from raydd.data.reader import RealData
 from raydd.errors import ConfigError, DataError
-from raydd.evaluate import Accuracy, evaluate, items, net_text, sequential
+from raydd.evaluate import Accuracy, items, net_text, pooled, sequential
 from raydd.evaluate.items import class_counts
+from tests.evaluate.scoring import evaluate
 
 BOTH = pytest.mark.parametrize("protocol", ["dsa", "frepo"])
 
@@ -203,6 +205,26 @@ def test_missing_classes_are_refused(shards, make_set):
         evaluate(ds, test=shards["test"])
 
 
+def test_training_images_are_not_the_test_images(shards, make_set, tmp_path):
+    shutil.copytree(shards["test"], tmp_path / "copied")
+    with pytest.raises(ConfigError, match=r"must be two splits, got the same images in .*copied and .*test"):
+        evaluate(make_set(), test=shards["test"], train=str(tmp_path / "copied"), baselines=["random"])
+
+
+def test_another_kind_of_network_than_the_protocols_is_told(shards, make_set, short):
+    ds = make_set()
+    told = [
+        evaluate(replace(ds, recipe=replace(ds.recipe, protocol=own)), test=shards["test"], repeats=1, **asked)[0].note
+        for own, asked in (
+            ("frepo", {"protocol": "frepo"}),
+            ("dsa", {"protocol": "frepo", "nets": ["convnet:width=8,depth=1"]}),
+            ("dsa", {"protocol": "frepo"}),
+        )
+    ]
+    assert told[:2] == [None, None]
+    assert told[2] == "the network is the set's own; the protocol frepo was published with frepo_convnet"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -221,6 +243,8 @@ def test_missing_classes_are_refused(shards, make_set):
         ({"nets": ["resnet"]}, r"net: net.name must be one of convnet, frepo_convnet, mlp, .*, got 'resnet'"),
         ({"nets": ["convnet:depht=3"]}, r"depht"),
         ({"nets": ["convnet:depth=9,width=4"]}, r"net.depth must be"),
+        ({"nets": ["vgg11"]}, r"vgg11"),
+        ({"predictors": []}, r"predictors must be some of train, krr, knn, got none"),
     ],
 )
 def test_a_wrong_request_is_refused(shards, make_set, options, message):
@@ -269,3 +293,23 @@ def test_the_package_may_be_called_like_the_public_function(monkeypatch):
     api = SimpleNamespace(evaluate=lambda ds, *, test: (ds, test))
     monkeypatch.setitem(sys.modules, "raydd.api", api)
     assert raydd.evaluate("set", test="shards") == ("set", "shards")
+
+
+def test_rates_that_differ_between_sets_are_all_told():
+    one = Accuracy(
+        of="distilled",
+        protocol="fair",
+        net="mlp",
+        mean=1.0,
+        std=0.0,
+        repeats=1,
+        each=[1.0],
+        images=1,
+        storage_bytes=1,
+        lr=0.1,
+    )
+    (joined,) = pooled([one, replace(one, each=[3.0], lr=0.02), replace(one, each=[2.0])])
+    assert (joined.mean, joined.sets, joined.lr) == (2.0, 3, None)
+    assert joined.note == "the learning rate was chosen for each set: 0.02, 0.1"
+    (alike,) = pooled([one, replace(one, each=[3.0])])
+    assert (alike.lr, alike.note) == (0.1, None)

@@ -76,8 +76,7 @@ class RTPConfig(UnrolledConfig):
                 f"method.shots must be < the images of the smallest class ({facts.smallest_class}), got {self.shots}"
             )
         if self.augment == "auto":
-            cifar_like = facts.channels == 3 and not facts.handwritten
-            update["augment"] = "flip_rotate" if cifar_like else None
+            update["augment"] = "flip_rotate" if facts.name in ("cifar10", "cifar100") else None
         result = self.model_copy(update=update)
         result.addresses(facts)
         return result
