@@ -24,13 +24,13 @@ from raydd.engine.training import plan_training, train_network
 from raydd.errors import DataError, UserError
 from raydd.evaluate import Accuracy, Keeping, Request, pooled
 from raydd.evaluate import evaluate_all as score_all
-from raydd.evaluating import EvaluateOptions, evaluate_sets
+from raydd.evaluating import EvaluateOptions, asked, evaluate_sets
 from raydd.export import Exported
 from raydd.export import export as write_export
 from raydd.live import read_accuracies
-from raydd.packing import beside, pack_once, packed, packed_at, packed_size
+from raydd.packing import beside, pack_once, packed, packed_size, packed_training
 from raydd.seeding import derive
-from raydd.store import Folder, Lease, load_manifest
+from raydd.store import Folder, Lease
 from raydd.watchers import Silent, Watcher
 
 _log = logging.getLogger("raydd")
@@ -156,14 +156,14 @@ def _finish(plan: Plan) -> None:
     run.write_json("status.json", {**status, "state": "finished"})
 
 
-def _write_report(run: Folder, shards: str) -> str:
+def _write_report(run: Folder, shards: str | None) -> str:
     """Write a run's report, with real images of the training shards where it keeps none and they can be read."""
     # Here, because whoever writes no report needs no plots.
     from raydd.report import draw_real, has_real, write_report
 
     ds, real = load(run.url), None
     # A coreset's images are real ones.
-    if ds.recipe.rounds and not has_real(run):
+    if shards is not None and ds.recipe.rounds and not has_real(run):
         try:
             real = draw_real(Folder(shards), ds.classes, int(ds.recipe.config.get("seed", 0)))
         except (UserError, FileNotFoundError) as error:
@@ -185,10 +185,7 @@ def report(run: str) -> str:
         StoreError: When it cannot be written to.
     """
     folder = _run_at(run)
-    config = load(folder.url).recipe.config
-    data = config.get("data", {})
-    train, place = str(data.get("train", "")), beside(str(config.get("store", "runs")))
-    return _write_report(folder, packed_at(train, place, "train", data.get("size")) if is_source(train) else train)
+    return _write_report(folder, packed_training(load(folder.url)))
 
 
 def compare(runs: Sequence[str]) -> str:
@@ -251,17 +248,11 @@ def _who(executor: Executor) -> str:
     return f"{executor.workers} workers" if executor.workers else "this process"
 
 
-def _asked(plan: Plan) -> dict[str, Any]:
-    """Return what was to be evaluated and how, as it stands in evaluation.json."""
-    learned = load_manifest(plan.run.folder("distilled")).files["data.safetensors"].sha256
-    return {"set": learned, "test": plan.test, **plan.config.evaluate.model_dump(mode="json")}
-
-
 def _scores(plan: Plan) -> list[Accuracy] | None:
     """Return the accuracies of a run whose evaluation is done, unless something else was asked for then."""
     if not plan.run.exists("evaluation.json"):
         return None
-    if plan.run.record("evaluation.json").get("asked") != _asked(plan):
+    if plan.run.record("evaluation.json").get("asked") != asked(plan.run, plan.test, plan.config.evaluate):
         return None
     return read_accuracies(plan.run)
 
@@ -287,7 +278,10 @@ def _score(
         first = with_coresets(first, train=plan.job.shards, engine=engine, executor=executor, keep=kept)
         results = pooled(score_all([first, *requests[1:]], **options))
     seconds = round(time.monotonic() - started, 3)
-    body: dict[str, Any] = {"results": [accuracy.to_json() for accuracy in results], "asked": _asked(plan)}
+    body: dict[str, Any] = {
+        "results": [accuracy.to_json() for accuracy in results],
+        "asked": asked(plan.run, plan.test, wanted),
+    }
     body |= {"test": plan.test, "seconds": seconds}
     lease.check()
     # A report tells of one evaluation; that of the one before goes first.
@@ -313,8 +307,12 @@ def evaluate(
         options: The fields of `raydd.evaluating.EvaluateOptions`, such as `test="shards/test"` (which must be given),
             `protocol="dsa"`, `nets=["convnet"]` and `repeats=5`.
 
+    Returns:
+        Set by set and network by network the accuracies, in percent: the set's own, then the baselines'.
+
     Raises:
         UserError: When sets, splits, protocol, networks or baselines do not fit each other.
+        EngineError: When workers cannot be had or kept.
     """
     return evaluate_sets(ds, EvaluateOptions(**options), watcher or Silent())
 

@@ -11,20 +11,23 @@ from typing import Any
 
 import torch
 
-from raydd.config import EngineConfig, validate
+from raydd.config import EngineConfig, EvaluateConfig, validate
+from raydd.data.index import load_index
 from raydd.distilled import DistilledSet, artifact_folder
 from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import open_executor
 from raydd.engine.numerics import keep_heap, numerics
-from raydd.errors import StoreError
+from raydd.errors import ConfigError, UserError
 from raydd.evaluate import Accuracy, Evaluation, Keeping, Request, evaluate_all, record, robust_requests, robustness
-from raydd.packing import pack_once, packed_size
-from raydd.store import Folder
+from raydd.packing import pack_once, packed_size, packed_training
+from raydd.store import Folder, load_manifest
 from raydd.watchers import Watcher
 
 _log = logging.getLogger("raydd")
 # What the numbers do not depend on.
 _ELSEWHERE = ("workers", "keep", "record")
+# Beside every result, where training images are at hand.
+USUAL_BASELINES = ("random", "random@bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +36,23 @@ class EvaluateOptions:
 
     Attributes:
         test: Packed test shards, or a SOURCE whose test split is packed first.
-        train: Packed training shards or a SOURCE, for baselines and for choices on their validation part.
+        train: Packed training shards or a SOURCE, for baselines and for choices on their validation part; by default those
+            that the sets were distilled from, where they are still at hand.
         protocol: By default the one of each set's method.
         nets: Such as `convnet` or `convnet:width=64`; by default the network that each set was distilled with, or the
             protocol's own.
         grid: Options of those networks that are varied, with their values, in every combination.
         repeats: Networks of each kind.
-        baselines: Out of `raydd.config.BASELINES`.
+        baselines: Out of `raydd.config.BASELINES`; by default, where there are training images, as many random real ones,
+            and as many as take the same bytes, but none beside robust scores.
         predictors: Out of `train` (the networks themselves), `krr` (kernel ridge regression on their features) and `knn`.
         robust: Score all that the label-robust and the augmentation-robust score are made of.
+        whole_epochs: Epochs of the training on the whole set.
         seed: Names initialisations, orders and augmentations.
         workers: Processes on a Ray cluster; 0: this process.
         threads: Torch threads of each, which are part of the numerics.
         gpus: GPUs of each; by default one where this process does the work and sees one, else none.
+        precision: As in a config's `engine`.
         keep: Folder, at any fsspec URL that workers reach too, where finished networks are kept until all are, so that the
             same call goes on where it was stopped; by default none are.
         record: Write the results into the folders of those sets that are runs, for their reports, where they can be
@@ -55,16 +62,18 @@ class EvaluateOptions:
     test: str
     train: str | None = None
     protocol: str | None = None
-    nets: Sequence[str] | None = None
+    nets: Sequence[Mapping[str, Any] | str] | None = None
     grid: Mapping[str, Sequence[str]] | None = None
     repeats: int = 5
-    baselines: Sequence[str] = ()
+    baselines: Sequence[str] | None = None
     predictors: Sequence[str] = ("train",)
     robust: bool = False
+    whole_epochs: int = 20
     seed: int = 0
     workers: int = 0
     threads: int = 1
     gpus: float | None = None
+    precision: str = "fp32"
     keep: str | None = None
     record: bool = False
 
@@ -73,19 +82,21 @@ def evaluate_sets(
     ds: DistilledSet | str | Sequence[DistilledSet | str], options: EvaluateOptions, watcher: Watcher
 ) -> list[Accuracy]:
     """Do what `raydd.evaluate` does."""
+    if options.repeats < 1:
+        raise ConfigError(f"repeats must be >= 1, got {options.repeats}")
     given = [ds] if isinstance(ds, DistilledSet | str) else list(ds)
     sets = [DistilledSet.load(one) if isinstance(one, str) else one for one in given]
     keep_heap()
     shards, size = Folder("shards").url, packed_size(sets[0]) if sets else None
     test = pack_once(options.test, shards, "test", size, watcher)
-    train = None if options.train is None else pack_once(options.train, shards, "train", size, watcher)
-    options = replace(options, test=test, train=train)
+    train = own_shards(sets) if options.train is None else pack_once(options.train, shards, "train", size, watcher)
+    options = replace(options, test=test, train=train, baselines=_baselines(options, train))
     names = _names([one if isinstance(one, str) else one.recipe.name for one in given])
     requests = _requests(sets, names, options)
     facts = {key: value for key, value in asdict(options).items() if key not in _ELSEWHERE}
-    asked = {"sets": names, **facts}
+    told = {"sets": names, **facts}
     engine = _engine(options)
-    kept, place = None if options.keep is None else Folder(options.keep), _digest(asked)
+    kept, place = None if options.keep is None else Folder(options.keep), _digest(told)
     with numerics(engine), open_executor(engine) as executor:
         finished = None if kept is None else kept.folder(place)
         how: dict[str, Any] = {"train": train, "engine": engine, "executor": executor, "keep": finished}
@@ -95,17 +106,45 @@ def evaluate_sets(
             test=test,
             train=train,
             repeats=options.repeats,
+            whole_epochs=options.whole_epochs,
             seed=options.seed,
             device="cuda" if engine.gpus_per_worker else "cpu",
             map=executor.map if finished is None else Keeping(map=executor.map, folder=finished),
             on_result=watcher.evaluating,
         )
-    if kept is not None:
-        kept.delete(*kept.list(f"{place}/"))
     if options.record:
         found = Evaluation(test=test, results=results, robust=robustness(results) if options.robust else [])
-        _record([one for one in given if isinstance(one, str)], asked, found)
+        _record([one for one in given if isinstance(one, str)], told, found)
+    if kept is not None:
+        kept.delete(*kept.list(f"{place}/"))
     return results
+
+
+def asked(folder: Folder, test: str | None, wanted: EvaluateConfig) -> dict[str, Any]:
+    """Return what the set in a folder is to be scored by, as it stands in evaluation.json."""
+    learned = load_manifest(folder.folder("distilled")).files["data.safetensors"].sha256
+    # A URL may come to hold other images.
+    test_hash = None if test is None else load_index(Folder(test)).hash
+    return {"set": learned, "test": test, "test_hash": test_hash, **wanted.model_dump(mode="json")}
+
+
+def own_shards(sets: Sequence[DistilledSet]) -> str | None:
+    """Return the URL of the packed training shards that all of the sets were distilled from, where they are at hand."""
+    wanted = {ds.recipe.index_hash for ds in sets}
+    for ds in sets:
+        try:
+            url = packed_training(ds)
+            if url is not None and wanted == {load_index(Folder(url)).hash}:
+                return url
+        except (UserError, FileNotFoundError):
+            continue
+    return None
+
+
+def _baselines(options: EvaluateOptions, train: str | None) -> Sequence[str]:
+    if options.baselines is not None:
+        return options.baselines
+    return USUAL_BASELINES if train is not None and not options.robust else ()
 
 
 def _engine(options: EvaluateOptions) -> EngineConfig:
@@ -113,6 +152,7 @@ def _engine(options: EvaluateOptions) -> EngineConfig:
     if gpus is None:
         gpus = float(not options.workers and torch.cuda.is_available())
     raw = {"workers": options.workers, "cpus_per_worker": options.threads, "gpus_per_worker": gpus}
+    raw |= {"precision": options.precision}
     return validate(EngineConfig, raw, where="evaluate")
 
 
@@ -124,7 +164,7 @@ def _requests(sets: Sequence[DistilledSet], names: Sequence[str], options: Evalu
             protocol=options.protocol,
             nets=options.nets,
             grid=options.grid or {},
-            baselines=options.baselines,
+            baselines=options.baselines or (),
             predictors=options.predictors,
         )
         for ds, name in zip(sets, names, strict=True)
@@ -132,20 +172,21 @@ def _requests(sets: Sequence[DistilledSet], names: Sequence[str], options: Evalu
     return [wanted for request in requests for wanted in robust_requests(request)] if options.robust else requests
 
 
-def _record(urls: Sequence[str], asked: dict[str, Any], found: Evaluation) -> None:
+def _record(urls: Sequence[str], told: dict[str, Any], found: Evaluation) -> None:
     """Write what was found into the folders of runs, as far as they are runs and let us."""
     for url in urls:
-        run = artifact_folder(url).parent
-        if run.exists("config.yaml"):
-            try:
-                record(run, asked, found)
-            except StoreError as error:
-                _log.warning("the results are not kept beside the run: %s", error)
+        try:
+            artifact = artifact_folder(url)
+            # A set that lies in a folder of its own is no run's, whatever lies beside it.
+            if artifact.url.endswith("/distilled") and artifact.parent.exists("config.yaml"):
+                record(artifact.parent, told, found)
+        except (UserError, FileNotFoundError) as error:
+            _log.warning("the results are not kept beside the run: %s", error)
 
 
-def _digest(asked: dict[str, Any]) -> str:
+def _digest(told: dict[str, Any]) -> str:
     """Return a short name for what is asked, so that two evaluations that keep networks do not meet."""
-    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
 
 def _names(texts: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydd.config import NETS
+from raydd.config.net import read_net
 from raydd.distilled import QUERY, DistilledSet
 from raydd.errors import DataError, UserError
 from raydd.nets import NetState, apply, build, fresh_buffers
@@ -82,7 +82,7 @@ def query_network(
         raise UserError(
             "recall by image needs a memory learned with method.address image, got one without a query network"
         )
-    module = build(NETS[net["name"]].model_validate(dict(net)), shape, len(extras["addresses"]))
+    module = build(read_net(dict(net)), shape, len(extras["addresses"]))
     return module, NetState(params, fresh_buffers(module))
 
 

@@ -51,6 +51,18 @@ def pack_once(source: str, shards: str, split: str, size: int | None, watcher: W
     return dest
 
 
+def packed_training(ds: DistilledSet) -> str | None:
+    """Return where the training shards lie, or lay, that a set was distilled from; None where its recipe does not say."""
+    config = ds.recipe.config
+    data = config.get("data")
+    if not isinstance(data, dict) or not data.get("train"):
+        return None
+    train = str(data["train"])
+    if not is_source(train):
+        return train
+    return packed_at(train, beside(str(config.get("store", "runs"))), "train", packed_size(ds))
+
+
 def packed_at(source: str, shards: str, split: str, size: int | None) -> str:
     """Return where a split of a SOURCE is packed."""
     kind, _, root = source.partition(":")

@@ -15,8 +15,8 @@ from raydd.engine.numerics import keep_heap
 from raydd.engine.run import Resume
 from raydd.engine.tracking import check_trackers
 from raydd.errors import EngineError, FinalError, RunError
-from raydd.evaluate import Accuracy, net_text
-from raydd.evaluating import EvaluateOptions, evaluate_sets
+from raydd.evaluate import Accuracy
+from raydd.evaluating import EvaluateOptions, asked, evaluate_sets
 from raydd.live import read_accuracies
 from raydd.packing import packed
 from raydd.store import Folder, Lease, load_manifest
@@ -145,8 +145,7 @@ def _asked(plan: SweepPlan) -> dict[str, Any] | None:
     wanted = plan.config.evaluate
     if not wanted.repeats or plan.test is None:
         return None
-    learned = load_manifest(plan.folder.folder("distilled")).files["data.safetensors"].sha256
-    return {"set": learned, "test": plan.test, **wanted.model_dump(mode="json")}
+    return asked(plan.folder, plan.test, wanted)
 
 
 def _is_evaluated(plan: SweepPlan) -> bool:
@@ -285,13 +284,15 @@ class _Driver:
             test=plan.test,
             train=plan.train,
             protocol=None if wanted.protocol == "auto" else wanted.protocol,
-            nets=None if wanted.nets == "auto" else [net_text(net) for net in wanted.nets],
+            nets=None if wanted.nets == "auto" else [net.model_dump(mode="json") for net in wanted.nets],
             repeats=wanted.repeats,
             baselines=wanted.baselines,
+            whole_epochs=wanted.whole_epochs,
             seed=plan.config.seed,
             workers=engine.workers,
             threads=engine.cpus_per_worker,
             gpus=engine.gpus_per_worker,
+            precision=engine.precision,
             keep=self.folder.folder("evaluation").url,
         )
         found = evaluate_sets(DistilledSet.load(self.folder.url), options, self.watcher)

@@ -15,6 +15,7 @@ from raydd.config import Config
 from raydd.data.pack import pack
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError, EngineError, RaydError, RunError, UserError
+from raydd.pulling import pull
 
 SCRIPT = """
 import sys, raydd
@@ -121,10 +122,31 @@ def test_evaluate(run: raydd.Run) -> None:
 
     for ds in (run.url, run.distilled()):
         (accuracy,) = raydd.evaluate(
-            ds, test=test, protocol="dsa", nets=["convnet:width=2,depth=1"], repeats=2, watcher=Watcher()
+            ds,
+            test=test,
+            protocol="dsa",
+            nets=["convnet:width=2,depth=1"],
+            repeats=2,
+            baselines=[],
+            watcher=Watcher(),
         )
         assert (accuracy.of, accuracy.repeats, accuracy.protocol) == ("distilled", 2, "dsa")
         assert accuracy.mean == pytest.approx(sum(accuracy.each) / 2)
     assert told == [(1, 2), (2, 2)] * 2
-    with pytest.raises(ConfigError, match=r"^workers must be >= 0, got -1"):
-        raydd.evaluate(run.url, test=test, workers=-1)
+    # Training shards are where the recipe says.
+    beside = raydd.evaluate(run.url, test=test, predictors=["knn"], repeats=2)
+    assert [accuracy.of for accuracy in beside] == ["distilled", "random", "random@bytes"]
+    for wrong, told in (
+        ({"workers": -1}, r"^workers must be >= 0, got -1"),
+        ({"repeats": 0}, r"^repeats must be >= 1, got 0"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            raydd.evaluate(run.url, test=test, **wrong)
+
+
+def test_a_pulled_set_beside_something_else_is_no_runs(run: raydd.Run, tmp_path: Path) -> None:
+    pull(run.url, str(tmp_path / "mine"))
+    (tmp_path / "config.yaml").write_text("name: other\n")
+    test = run.distilled().recipe.config["data"]["test"]
+    raydd.evaluate(str(tmp_path / "mine"), test=test, predictors=["knn"], baselines=[], repeats=1, record=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "mine"]

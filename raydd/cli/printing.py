@@ -61,7 +61,8 @@ def print_table(accuracies: tuple[Accuracy, ...] | list[Accuracy]) -> None:
     several = len({a.set for a in accuracies}) > 1
     for a in accuracies:
         particulars = [*_particulars(a), *([str(a.set)] if several else [])]
-        print_line(f"{a.of:12} {a.mean:6.2f} +- {a.std:4.2f} %  {', '.join(particulars)}")
+        spread = f"+- {a.std:4.2f}" if a.repeats > 1 else " " * 7
+        print_line(f"{a.of:12} {a.mean:6.2f} {spread} %  {', '.join(particulars)}")
     table = arrange(accuracies)
     if len(table.columns) > 1 and len({a.set for a in accuracies} | {a.net for a in accuracies}) > 2:
         print_line("")

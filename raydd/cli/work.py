@@ -99,13 +99,16 @@ def evaluate(
     urls: Annotated[list[str], typer.Argument(metavar="SET...", help="runs or distilled sets, at any fsspec URLs")],
     test: Annotated[str, typer.Option(help="packed test shards, or a SOURCE whose test split is packed first")],
     train: Annotated[
-        str | None, typer.Option(help="packed training shards or a SOURCE, for baselines and choices")
+        str | None,
+        typer.Option(
+            help="packed training shards or a SOURCE, for baselines and choices; default: what the sets were distilled from"
+        ),
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="see `raydd protocols`; by default the one of the set's method")
     ] = None,
     nets: Annotated[
-        str | None, typer.Option(help="such as convnet,frepo_convnet; options as convnet:width=64:norm=batch")
+        str | None, typer.Option(help="such as convnet,frepo_convnet; options as convnet:width=64,norm=batch")
     ] = None,
     grid: Annotated[
         list[str] | None,
@@ -114,14 +117,15 @@ def evaluate(
     predictors: Annotated[str, typer.Option(help="out of train,krr,knn: networks, regression on features, pixels")] = (
         "train"
     ),
-    repeats: Annotated[int, typer.Option(help="networks trained")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="networks trained")] = 5,
     baselines: Annotated[
         str | None,
         typer.Option(
             help="out of random,random@bytes,whole and the coresets, such as herding,kmeans; default: the first two where "
-            "there is --train, else none"
+            "there are training images; '': none"
         ),
     ] = None,
+    whole_epochs: Annotated[int, typer.Option(min=1, help="epochs of the training on the whole set")] = 20,
     robust: Annotated[
         bool, typer.Option("--robust", help="the label-robust and the augmentation-robust score")
     ] = False,
@@ -131,6 +135,7 @@ def evaluate(
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of each; by default one if this process works and sees one, else none")
     ] = None,
+    precision: Annotated[Literal["fp32", "tf32", "bf16"], typer.Option(help="as engine.precision")] = "fp32",
     keep: Annotated[
         str | None,
         typer.Option(
@@ -142,11 +147,9 @@ def evaluate(
 ) -> None:
     """Train networks from scratch on distilled sets and score them on a test split."""
     from raydd import api
-    from raydd.evaluate import parse_grid, robustness
+    from raydd.evaluate import parse_grid, parse_nets, robustness
     from raydd.terminal import Terminal
 
-    # Commas part networks, so a network's own options are parted by colons here.
-    named = [net.replace(":", ",").replace(",", ":", 1) for net in nets.split(",")] if nets else None
     terminal = Terminal()
     try:
         results = api.evaluate(
@@ -154,16 +157,18 @@ def evaluate(
             test=test,
             train=train,
             protocol=protocol,
-            nets=named,
+            nets=parse_nets(nets) if nets else None,
             grid=parse_grid(grid or ()),
             repeats=repeats,
-            baselines=_baselines(baselines, usual=train is not None and not robust),
+            baselines=None if baselines is None else [name for name in baselines.split(",") if name],
             predictors=[name for name in predictors.split(",") if name],
             robust=robust,
+            whole_epochs=whole_epochs,
             seed=seed,
             workers=workers,
             threads=threads,
             gpus=gpus,
+            precision=precision,
             keep=_keep(keep, workers),
             record=True,
             watcher=terminal,
@@ -177,7 +182,8 @@ def evaluate(
         return
     print_table(results)
     for score in scores:
-        print_line(f"{score.set}: label-robust score {score.lrs:.3f}, augmentation-robust score {score.ars:.3f}")
+        label, augmented = f"{score.lrs:.3f} +- {score.lrs_std:.3f}", f"{score.ars:.3f} +- {score.ars_std:.3f}"
+        print_line(f"{score.set}: label-robust score {label}, augmentation-robust score {augmented}")
 
 
 @app.command()
@@ -285,13 +291,6 @@ def export(
         terminal.close()
     facts = {"export": done.url, "format": done.format, "images": done.images, "files": done.files, "bytes": done.bytes}
     print_facts({**facts, "lossy": done.lossy or ("" if as_json else "no")}, as_json)
-
-
-def _baselines(said: str | None, *, usual: bool) -> list[str]:
-    """Return what is scored beside a set: what was said, or else, where that is usual, random images by count and bytes."""
-    if said is None:
-        return ["random", "random@bytes"] if usual else []
-    return [name for name in said.split(",") if name]
 
 
 def _keep(said: str | None, workers: int) -> str | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raydd.config import Config, config_from, dump_config, flat, methods, parse_yaml
+from raydd.config import BASELINES, Config, DataFacts, config_from, dump_config, flat, methods, parse_yaml
+from raydd.data.index import load_index
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
 from raydd.distilled import DistilledSet, Recipe, read_transform, write_transform
@@ -17,11 +18,14 @@ from raydd.engine.held import check_exchange
 from raydd.engine.job import Job, facts_of, open_real, problem_of
 from raydd.engine.metrics import read_metrics, with_scores, write_metrics
 from raydd.engine.numerics import versions
+from raydd.engine.validation import FOLDER as SETS
 from raydd.engine.validation import Ask, Score, Validation
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
-from raydd.errors import RunError
+from raydd.errors import ConfigError, RunError
 from raydd.evaluate.protocols import PROTOCOLS
+from raydd.evaluate.request import check_index
 from raydd.methods import Method, Tensors, create
+from raydd.nets import build
 from raydd.store import Folder, Lease, check_kind, from_json, load_manifest, read_verified
 
 Resume = Literal["auto", "never", "must"]
@@ -67,10 +71,30 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
     check_engine(config.engine)
     real = open_real(config, train)
     resolved = config.resolved(facts_of(real))
+    _check_evaluation(resolved, facts_of(real), real.class_names, test)
     job = Job(config=resolved, shards=train, index_hash=real.index.hash)
     method = create(resolved.method, resolved.net, problem_of(resolved, real))
     check_exchange(resolved.engine, method)
     return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
+
+
+def _check_evaluation(config: Config, facts: DataFacts, classes: Sequence[str], test: str | None) -> None:
+    """Check, before any round, what is to be scored when all are done."""
+    wanted, method = config.evaluate, config.method
+    if not wanted.repeats and not wanted.every:
+        return
+    name = method.default_protocol if wanted.protocol == "auto" else wanted.protocol
+    protocol, shape = PROTOCOLS[name], (facts.channels, facts.size, facts.size)
+    if protocol.learned_steps and method.default_protocol != name and method.name not in BASELINES:
+        raise ConfigError(
+            f"evaluate.protocol {name} applies step sizes that are learned with a set, got method.name {method.name}, which "
+            "learns none; set it to auto"
+        )
+    assert config.net != "auto", "it is resolved"
+    for net in [config.net] if wanted.nets == "auto" else wanted.nets:
+        build(protocol.net(net).resolved(facts), shape, len(classes))
+    if test is not None:
+        check_index(load_index(Folder(test)), test, "test", classes, shape)
 
 
 def is_finished(plan: Plan, resume: Resume) -> bool:
@@ -104,12 +128,20 @@ def is_finished(plan: Plan, resume: Resume) -> bool:
         return False
     recipe = read_verified(artifact, load_manifest(artifact), "recipe.json")
     # Its own `rounds` are fewer where the best set on the way was taken.
-    done = int(Recipe.from_json(from_json(recipe, artifact.url), artifact.url).config["method"]["rounds"])
+    made = Recipe.from_json(from_json(recipe, artifact.url), artifact.url).config
+    done, select = int(made["method"]["rounds"]), made.get("evaluate", {}).get("select", "last")
     if plan.config.method.rounds < done:
         raise RunError(
             f"method.rounds must be >= {done}, which {run.url} has done already, got {plan.config.method.rounds}"
         )
-    return done == plan.config.method.rounds
+    more, other = done < plan.config.method.rounds, select != plan.config.evaluate.select
+    if other and not more and plan.config.evaluate.select == "val" and not run.folder(SETS).folders():
+        raise RunError(
+            f"evaluate.select val chooses among sets on the way, got none in {run.url}, whose rounds were done without "
+            "evaluate.every; choose another name, or set it to last"
+        )
+    # Another choice among those sets is made anew, though no round is left.
+    return not (more or other)
 
 
 def _difference(before: Config, now: Config, index_hash: str, job: Job) -> str:

@@ -25,7 +25,7 @@ from raydd.config import Config, EngineConfig
 from raydd.distilled import DistilledSet
 from raydd.engine.numerics import apply_numerics, keep_heap
 from raydd.errors import EngineError, StoreFault
-from raydd.evaluate import net_text, validate
+from raydd.evaluate import validate
 from raydd.methods import Tensors
 from raydd.store import Folder
 from raydd.threads import Threads
@@ -48,7 +48,7 @@ class Ask:
     Attributes:
         train: URL of the packed training shards, of which the validation part is read.
         protocol: Name of the protocol.
-        nets: Networks as text; None for the set's own.
+        nets: Networks as plain data; None for the set's own.
         repeats: Networks trained on each set.
         seed: Root of their draws.
         engine: What decides the numerics, as plain data.
@@ -56,7 +56,7 @@ class Ask:
 
     train: str
     protocol: str
-    nets: list[str] | None
+    nets: list[dict[str, Any]] | None
     repeats: int
     seed: int
     engine: dict[str, Any]
@@ -68,7 +68,7 @@ class Ask:
         return cls(
             train=train,
             protocol=wanted.protocol,
-            nets=None if wanted.nets == "auto" else [net_text(net) for net in wanted.nets],
+            nets=None if wanted.nets == "auto" else [net.model_dump(mode="json") for net in wanted.nets],
             repeats=max(1, wanted.repeats),
             seed=config.seed,
             engine=engine.model_dump(include={"cpus_per_worker", "gpus_per_worker", "deterministic", "precision"}),

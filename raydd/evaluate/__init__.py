@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from raydd.evaluate.grid import parse_grid
+from raydd.evaluate.grid import parse_grid, parse_nets
 from raydd.evaluate.mapping import MapFunction, sequential
 from raydd.evaluate.matrix import Matrix, arrange
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
@@ -32,6 +32,7 @@ __all__ = [
     "evaluate_all",
     "net_text",
     "parse_grid",
+    "parse_nets",
     "pooled",
     "record",
     "recorded",

@@ -30,6 +30,22 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[str]]:
     return grid
 
 
+def parse_nets(text: str) -> list[str]:
+    """Read networks from text such as `convnet:width=32,depth=2,resnet18`, as results print them; colons may part options.
+
+    Returns:
+        One text a network, which `raydd.config.NetConfig` reads.
+    """
+    nets: list[str] = []
+    for part in filter(None, text.split(",")):
+        name, colon, options = part.partition(":")
+        if nets and "=" in name:
+            nets[-1] += ("," if ":" in nets[-1] else ":") + part.replace(":", ",")
+        else:
+            nets.append(name + colon + options.replace(":", ","))
+    return nets
+
+
 def expand(net: AnyNetConfig, grid: Grid) -> list[AnyNetConfig]:
     """Return a network in every combination of a grid's values, the last option varying fastest.
 

@@ -80,4 +80,6 @@ def short_nets(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _score(accuracy: Accuracy | None) -> str:
-    return "-" if accuracy is None else f"{accuracy.mean:.2f} +- {accuracy.std:.2f}"
+    if accuracy is None:
+        return "-"
+    return f"{accuracy.mean:.2f} +- {accuracy.std:.2f}" if accuracy.repeats > 1 else f"{accuracy.mean:.2f}"

@@ -39,8 +39,8 @@ class Request:
         ds: The set.
         name: What results call it; None for nothing.
         protocol: Name of a protocol; the set's own where it is None.
-        nets: Networks, as configs or text such as `convnet:width=64`; where None the protocol's, or else the one that the
-            set was distilled with.
+        nets: Networks, as configs, plain data or text such as `convnet:width=64`; where None the protocol's, or else the
+            one that the set was distilled with.
         grid: Options that are varied in every network, with their values; each network then keeps its own norm, which
             protocols otherwise replace.
         baselines: Names out of `raydd.config.BASELINES`. The whole set is trained on at most twice.
@@ -52,7 +52,7 @@ class Request:
     ds: DistilledSet
     name: str | None = None
     protocol: str | None = None
-    nets: Sequence[NetConfig | str] | None = None
+    nets: Sequence[NetConfig | Mapping[str, Any] | str] | None = None
     grid: Grid = field(default_factory=dict)
     baselines: Sequence[str] = ()
     coresets: Mapping[str, DistilledSet] = field(default_factory=dict)

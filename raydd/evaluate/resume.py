@@ -2,8 +2,8 @@
 
 A part is a file `<key>.json`, written whole or not at all by the process that did the work. The key names all that its
 numbers depend on: the set and the labels, the real images by the hash of their index, protocol, network, repeats and seed,
-device, threads and precision, and the versions of raydd and torch. What another evaluation kept is never mistaken for one's
-own, and a file that is damaged or something else is as good as none: its part is done again.
+device, threads, precision and whether kernels are deterministic, and the versions of raydd and torch. What another evaluation
+kept is never mistaken for one's own, and a file that is damaged or something else is as good as none: its part is done again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from raydd.errors import IntegrityError
 from raydd.evaluate.items import Item, Placed, Shared
 from raydd.evaluate.mapping import MapFunction, Progress
 from raydd.evaluate.protocols import PROTOCOLS
+from raydd.nets import computing_in
 from raydd.store import Folder, to_json
 
 Function = Callable[[Sequence[Shared], Placed], list[float]]
@@ -65,10 +66,6 @@ class Keeping:
             found |= dict(zip(todo, done, strict=True))
         return [found[place] for place in range(len(items))]
 
-    def forget(self) -> None:
-        """Delete what was kept, once the evaluation's own result is written."""
-        self.folder.delete(*self.folder.list())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -96,7 +93,8 @@ def identity(shared: Shared) -> str:
         url = common.pop(split)
         common[split] = None if url is None else load_index(Folder(url)).hash
     versions = {name: version(name) for name in ("raydd", "torch")}
-    numerics = [torch.get_num_threads(), torch.backends.cudnn.allow_tf32]
+    numerics = [torch.get_num_threads(), torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()]
+    numerics += [torch.get_deterministic_debug_mode(), str(computing_in())]
     how = {"protocol": repr(PROTOCOLS[shared.protocol]), "numerics": numerics, "versions": versions}
     return digest({"shared": common, "how": how})
 

@@ -22,7 +22,7 @@ and the four accuracies of ARS. Soft labels become hard as their strongest class
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from raydd.distilled import DistilledSet
@@ -31,6 +31,7 @@ from raydd.evaluate.request import Request
 from raydd.evaluate.results import Accuracy
 
 FAIR = "fair"
+STEP = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,9 @@ class Robustness:
         gain_over_random: IOR.
         augmented_gain: Set over random images, both trained with augmentation.
         plain_gain: The same without.
+        lrs_std: Deviation of the label-robust score, as those of the accuracies, taken to be independent, make it; None in
+            older records.
+        ars_std: Likewise of the augmentation-robust score.
     """
 
     set: str | None
@@ -54,6 +58,8 @@ class Robustness:
     gain_over_random: float
     augmented_gain: float
     plain_gain: float
+    lrs_std: float | None = None
+    ars_std: float | None = None
 
     def to_json(self) -> dict[str, str | float | None]:
         """Return it as plain data."""
@@ -162,17 +168,33 @@ def _robustness(results: Sequence[Accuracy]) -> Robustness:
         "syn_own": _first(own, "distilled"),
         "random_own": _first(own, "random"),
     }
+    lrs, lrs_std = _scored(label_robust_score, hard)
+    ars, ars_std = _scored(augmentation_robust_score, pairs)
+    mean = {name: result.mean / 100 for name, result in (hard | pairs).items()}
     return Robustness(
         set=results[0].set,
-        lrs=label_robust_score(**hard),
-        ars=augmentation_robust_score(**pairs),
-        hard_label_loss=hard["real_hard"] - hard["syn_hard"],
-        gain_over_random=hard["syn_own"] - hard["random_own"],
-        augmented_gain=pairs["syn_augmented"] - pairs["random_augmented"],
-        plain_gain=pairs["syn_plain"] - pairs["random_plain"],
+        lrs=lrs,
+        ars=ars,
+        hard_label_loss=mean["real_hard"] - mean["syn_hard"],
+        gain_over_random=mean["syn_own"] - mean["random_own"],
+        augmented_gain=mean["syn_augmented"] - mean["random_augmented"],
+        plain_gain=mean["syn_plain"] - mean["random_plain"],
+        lrs_std=lrs_std,
+        ars_std=ars_std,
     )
 
 
-def _first(results: Sequence[Accuracy], of: str) -> float:
-    """Return the first accuracy of a kind as a fraction; the results of the set's own labels come before those of hard ones."""
-    return next(r.mean for r in results if r.of == of) / 100
+def _scored(function: Callable[..., float], results: Mapping[str, Accuracy]) -> tuple[float, float]:
+    """Return a score of accuracies, and its deviation to first order."""
+    means = {name: result.mean / 100 for name, result in results.items()}
+    score, variance = function(**means), 0.0
+    for name, result in results.items():
+        step = STEP if means[name] < 0.5 else -STEP
+        slope = (function(**{**means, name: means[name] + step}) - score) / step
+        variance += (slope * result.std / 100) ** 2
+    return score, math.sqrt(variance)
+
+
+def _first(results: Sequence[Accuracy], of: str) -> Accuracy:
+    """Return the first accuracy of a kind; the results of the set's own labels come before those of hard ones."""
+    return next(r for r in results if r.of == of)

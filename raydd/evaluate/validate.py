@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from raydd.config import NetConfig
 from raydd.distilled import DistilledSet
@@ -18,7 +19,7 @@ def validate(
     *,
     train: str,
     protocol: str,
-    nets: Sequence[NetConfig | str] | None = None,
+    nets: Sequence[NetConfig | Mapping[str, Any] | str] | None = None,
     repeats: int = 1,
     seed: int = 0,
     device: str = "cpu",

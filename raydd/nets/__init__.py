@@ -3,7 +3,8 @@
 A network is built on the meta device, so that building it costs nothing and draws nothing; `initialise` gives it
 numbers from a keyed generator; `apply` runs it. Third parties announce networks by the entry-point group `raydd.nets`:
 a callable `(net config, image shape, number of classes) -> module` whose module's `forward(x, features=False)` returns
-logits, or the flattened input of the classifier.
+logits, or the flattened input of the classifier. All of its parameters belong to convolutions, linear layers and norms, which
+`initialise` knows how to draw.
 """
 
 from __future__ import annotations
@@ -20,9 +21,20 @@ from raydd.nets.classic import MLP, VGG11, AlexCifarNet, AlexNet, LeNet
 from raydd.nets.convnet import ConvNet, FRePoConvNet
 from raydd.nets.layers import NetConfig
 from raydd.nets.resnet import ResNet18
-from raydd.nets.state import NetState, apply, compute_in, fresh_buffers, initialise
+from raydd.nets.state import NetState, apply, compute_in, computing_in, fresh_buffers, initialise
 
-__all__ = ["NETS", "NetConfig", "NetState", "apply", "available", "build", "compute_in", "fresh_buffers", "initialise"]
+__all__ = [
+    "NETS",
+    "NetConfig",
+    "NetState",
+    "apply",
+    "available",
+    "build",
+    "compute_in",
+    "computing_in",
+    "fresh_buffers",
+    "initialise",
+]
 
 GROUP = "raydd.nets"
 

@@ -147,6 +147,11 @@ def compute_in(dtype: torch.dtype | None) -> torch.dtype | None:
     return before
 
 
+def computing_in() -> torch.dtype | None:
+    """Return what `compute_in` said last."""
+    return _half
+
+
 def _draw(owner: nn.Module, leaf: str, shape: torch.Size, law: str, gen: torch.Generator) -> Tensor:
     if isinstance(owner, nn.Conv2d | nn.Linear):
         fan_in = owner.weight[0].numel()

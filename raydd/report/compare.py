@@ -12,7 +12,7 @@ from raydd.config import flat
 from raydd.errors import UserError
 from raydd.evaluate.matrix import short_nets
 from raydd.report.gather import RunRecord, gather
-from raydd.report.page import facts, ipc_of, render
+from raydd.report.page import facts, render
 from raydd.report.pictures import first_of_each, png_uri, shown_classes, shrunk, stretch, visible
 from raydd.report.plots import Curve, chart
 from raydd.report.scores import Column, Row, Score, Table, percent_of, scores
@@ -61,7 +61,6 @@ def context(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "recipe": record.ds.recipe,
                 "choice": record.choice,
                 "n": len(record.ds),
-                "ipc": ipc_of(record.ds),
                 "storage": record.ds.storage_bytes,
                 "score": next((score for score in of_run if score.result.of == "distilled"), None),
             }
@@ -108,7 +107,7 @@ def _accuracies(names: Sequence[str], found: Sequence[Sequence[Score]]) -> list[
     """Return what the runs scored: a row for every thing trained on, network and way of scoring, a column a run.
 
     The first table holds the distilled sets and what several runs have, the second one, if any, what only one has. Of
-    what a run scored twice in one way, the first counts: what `raydd distill` found, and the set's own labels.
+    what a run scored twice in one way, the first counts: what `raydd distill` found, then the newest, and the set's own labels.
     """
     cells: dict[tuple[str, str, str], dict[int, tuple[str, str]]] = {}
     own = {score.title for of_run in found for score in of_run if score.result.of == "distilled"}

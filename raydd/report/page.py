@@ -15,6 +15,7 @@ from raydd.data.names import data_name
 from raydd.distilled import DistilledSet
 from raydd.errors import RaydError
 from raydd.evaluate import Evaluation
+from raydd.evaluate.record import command
 from raydd.evaluate.request import float_bytes
 from raydd.report.gather import RunRecord, gather
 from raydd.report.heat import cross_architecture, published_map, similarity
@@ -126,6 +127,7 @@ def _evaluation(one: Evaluation, *, memory: bool) -> dict[str, Any]:
     return {
         "title": ", ".join(dict.fromkeys(score.way.text for score in found)) if not one.robust else "Robust scores",
         "test": one.test,
+        "command": command(one),
         "map": cross_architecture(found),
         "results": table,
         "robust": robust_table(one.robust) if one.robust else None,

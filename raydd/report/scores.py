@@ -164,9 +164,10 @@ def robust_table(found: Sequence[Robustness]) -> Table:
     names = ["Label-robust score", "Augmentation-robust score", *parts]
 
     def row(one: Robustness) -> Row:
-        values = [f"{one.lrs:.3f}", f"{one.ars:.3f}"]
-        values += [f"{100 * getattr(one, key):+.1f}" for key in parts.values()]
-        return Row(one.set or TITLES["distilled"], tuple((value, "") for value in values), own=True)
+        spreads = ["" if std is None else f" \N{PLUS-MINUS SIGN} {std:.3f}" for std in (one.lrs_std, one.ars_std)]
+        values = list(zip([f"{one.lrs:.3f}", f"{one.ars:.3f}"], spreads, strict=True))
+        values += [(f"{100 * getattr(one, key):+.1f}", "") for key in parts.values()]
+        return Row(one.set or TITLES["distilled"], tuple(values), own=True)
 
     return Table("Set", tuple(Column(name, True) for name in names), tuple(row(one) for one in found))
 

@@ -291,14 +291,25 @@ def ended(outcome: Outcome) -> str:
         (["evaluate", "runs/a", "--test", "{test}", "--nets", "vgg"], "net: net.name must be one of "),
         (["evaluate", "runs/a", "--test", "{test}", "--nets", "convnet:depth=9"], "net.depth must be <= 3 for images"),
         (["evaluate", "runs/a", "--test", "{test}", "--baselines", "best"], "baselines must be out of random, ran"),
-        (["evaluate", "runs/a", "--test", "{test}", "--baselines", "whole"], "baselines (whole) need the training sha"),
         (
-            ["evaluate", "runs/a", "--test", "{test}", "--baselines", "kmeans"],
-            "baselines (kmeans) need the training sh",
+            ["evaluate", "runs/a", "--test", "{test}", "--train", "{test}"],
+            "training and test shards must be two splits, got the same images in {test} and {test}",
         ),
         (
-            ["evaluate", "runs/a", "--test", "{test}", "--protocol", "fair"],
-            "the protocol fair chooses learning rates on",
+            ["evaluate", "runs/a", "--test", "{test}", "--train", "none", "--baselines", "kmeans"],
+            "{work}/none: expected packed shards with index.json, got none",
+        ),
+        (
+            ["evaluate", "runs/a", "--test", "{test}", "--predictors", ""],
+            "predictors must be some of train, krr, knn, go",
+        ),
+        (
+            ["distill", "c.yaml", "--set", "name=b", "--set", "evaluate={{repeats: 1, protocol: dd}}"],
+            "evaluate.protocol dd",
+        ),
+        (
+            ["distill", "c.yaml", "--set", "name=b", "--set", "evaluate={{repeats: 1, nets: [vgg11]}}"],
+            "net.name vgg11 takes images of at least 32 pixels, got 8",
         ),
         (
             ["evaluate", "runs/a", "--test", "{test}", "--predictors", "svm"],

@@ -130,10 +130,12 @@ def test_evaluate(copied: Path, shards: dict[str, str]) -> None:
         "--repeats",
         1,
         "--nets",
-        "convnet:width=2:depth=1,frepo_convnet:width=2:depth=1",
+        "convnet:width=2,depth=1,mlp",
+        "--baselines",
+        "",
     ]
     results = command(copied, "evaluate", "runs/a", *options, "--json").facts["results"]
-    assert [result["net"].split(":")[0] for result in results] == ["convnet", "frepo_convnet"]
+    assert [result["net"].split(":")[0] for result in results] == ["convnet", "mlp"]
     for result in results:
         assert result.keys() >= {*ACCURACY, "of", "storage_bytes"}
         assert (result["of"], result["storage_bytes"], result["protocol"]) == ("distilled", 2640, "dsa")
@@ -159,6 +161,8 @@ def test_evaluate_a_matrix(copied: Path, shards: dict[str, str]) -> None:
         1,
         "--nets",
         "convnet:width=1:depth=1",
+        "--baselines",
+        "",
     ]
     outcome = command(copied, *words, "--grid", "norm=none,batch", "--predictors", "train,knn")
     assert outcome.code == 0, outcome.err

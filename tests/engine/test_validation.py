@@ -142,6 +142,21 @@ def test_a_run_that_took_an_earlier_set_is_over(tmp_path: Path, monkeypatch: pyt
     more = raydd.distill(toy("dm", "digits", str(tmp_path), **options, method__rounds=14))
     recipe = more.distilled().recipe
     assert (recipe.rounds, recipe.config["method"]["rounds"], len(events)) == (5, 14, events.index("opens test") + 1)
+    options["method__rounds"] = 14
+    last = raydd.distill(toy("dm", "digits", str(tmp_path), **{**options, "evaluate__select": "last"}))
+    assert last.distilled().recipe.rounds == 14
+    assert raydd.distill(toy("dm", "digits", str(tmp_path), **options)).distilled().recipe == recipe
+
+
+def test_nothing_is_chosen_among_no_sets(digits: str, tmp_path: Path) -> None:
+    plain = {**SCORED, "evaluate__every": 0}
+    run = raydd.distill(toy("dm", digits, str(tmp_path), **plain))
+    before = Folder(run.url).read("config.yaml")
+    with pytest.raises(
+        RunError, match=r"evaluate.select val chooses among sets on the way, got none in .*; choose another"
+    ):
+        raydd.distill(toy("dm", digits, str(tmp_path), **SCORED, evaluate__select="val"))
+    assert Folder(run.url).read("config.yaml") == before
 
 
 def test_another_process_gives_the_same_score(

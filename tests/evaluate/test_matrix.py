@@ -4,7 +4,7 @@ import pytest
 
 from raydd.config import NETS
 from raydd.errors import ConfigError
-from raydd.evaluate import Accuracy, arrange, parse_grid
+from raydd.evaluate import Accuracy, arrange, parse_grid, parse_nets
 from raydd.evaluate.grid import expand
 from raydd.evaluate.matrix import short_nets
 
@@ -91,3 +91,17 @@ def test_a_grid_that_is_none(texts: list[str], told: str):
 def test_an_option_that_no_network_has(net: str, told: str):
     with pytest.raises(ConfigError, match=told):
         expand(NETS[net](), {"breadth": ["1"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "nets"),
+    [
+        ("convnet,resnet18", ["convnet", "resnet18"]),
+        ("convnet:width=32,depth=2,resnet18", ["convnet:width=32,depth=2", "resnet18"]),
+        ("convnet:width=32:depth=2,mlp:width=8", ["convnet:width=32,depth=2", "mlp:width=8"]),
+        ("convnet,width=32,", ["convnet:width=32"]),
+        ("", []),
+    ],
+)
+def test_networks_are_read_as_results_print_them(text: str, nets: list[str]) -> None:
+    assert parse_nets(text) == nets

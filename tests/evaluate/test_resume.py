@@ -76,7 +76,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(keeping, shared):
     told.clear()
     assert keeping(tenths, PLACED, [shared], lambda done, total: told.append((done, total))) == EXPECTED
     assert (len(calls), told) == (4, [(4, 4)])
-    keeping.forget()
+    keeping.folder.delete(*keeping.folder.list())
     assert keeping.folder.list() == []
     assert keeping(tenths, PLACED, [shared]) == EXPECTED
     assert len(calls) == 8

@@ -309,7 +309,7 @@ def test_published_numbers_stand_beside_later_evaluations_too(make_run):
     record(run, {}, Evaluation(test="x", results=found, robust=[]))
     words = page_of(run).words
     assert "recognise 40.0 % of the test set" in words
-    _, _, after = words.partition("By raydd evaluate , on x.")
+    _, _, after = words.partition("On x, by raydd evaluate --test x .")
     assert "Published, for the same number of images a class" in after
     assert "93.0 \N{PLUS-MINUS SIGN} 0.4" in after
 
@@ -372,7 +372,7 @@ def test_what_was_evaluated_since_stands_below(make_run):
     robust = Robustness(set="runs/toy", lrs=0.4321, ars=0.5678, **scores)
     record(run, {"robust": True}, Evaluation(test="s3://b/test", results=found.results, robust=[robust]))
     words = page_of(run).words
-    assert words.count("By raydd evaluate , on s3://b/test.") == 2
+    assert words.count("On s3://b/test, by raydd evaluate --test s3://b/test") == 2
     for text in ("alexnet 40.0 vgg11 41.0", "Robust scores", "0.432 0.568 +25.0 +12.5 +50.0 -6.2"):
         assert text in words, text
     assert "83.2" in words, "what distill found stays"
