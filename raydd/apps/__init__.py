@@ -1,4 +1,4 @@
-"""The papers' applications of distilled sets, one a file, each a function from a `Bench` to what it found.
+"""The papers' applications of distilled sets, each a function from a `Bench` to what it found.
 
 They stand above the engine, not in `raydd/evaluate`, because they distil: a run of theirs is an ordinary run, whose data,
 checkpoints, resume and workers are those of `raydd distill`.

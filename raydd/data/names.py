@@ -1,12 +1,15 @@
 """What the papers' tables call a data set, where its index calls it by the kind of source that it was read from.
 
-ImageNette and ImageWoof are classes of ImageNet, and CUB-200 is read as class folders; each is known by its classes. So the name
+ImageNette and ImageWoof are classes of ImageNet, CUB-200 is read as class folders, and so may CIFAR-10 be; each is known by its
+classes. So the name
 follows from the index and the chosen classes alone, wherever images or shards lie and in whatever order classes are chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+
+from raydd.data.arrays import CIFAR10
 
 #: Parts of ImageNet-1K that have names of their own: positions of their classes among its sorted wnids, and the wnids.
 PARTS: dict[str, dict[int, str]] = {
@@ -36,6 +39,7 @@ PARTS: dict[str, dict[int, str]] = {
     },
 }
 _PARTS = {frozenset(keys): name for name, part in PARTS.items() for keys in (part, part.values())}
+_PARTS[frozenset(CIFAR10)] = "cifar10"
 # The first and the last of the two hundred class folders, as CUB-200-2011 is published.
 _CUB_200 = {"001.Black_footed_Albatross", "200.Common_Yellowthroat"}
 

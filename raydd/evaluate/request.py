@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raydd.config import BASELINES, DataFacts, NetConfig
 from raydd.data.index import Index, load_index
+from raydd.data.names import data_name
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError, DataError
 from raydd.evaluate.grid import Grid, expand
@@ -398,7 +399,7 @@ def check_index(index: Index, url: str, what: str, classes: Sequence[str], shape
 def _facts(ds: DistilledSet, index: Index) -> DataFacts:
     counts = [int(index.counts[index.classes.index(name)]) for name in ds.classes]
     return DataFacts(
-        name=index.name,
+        name=data_name(index.name, ds.classes),
         channels=index.channels,
         size=index.size,
         num_classes=len(ds.classes),

@@ -1,4 +1,4 @@
-"""One algorithm a file, in pure torch. `load` finds a method's class by its announcement in `raydd.config.methods`."""
+"""One algorithm, or family of them, a file, in pure torch; `raydd.config.methods` announces them, `create` builds one."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from raydd.data.arrays import CIFAR10
 from raydd.data.names import PARTS, data_name
 
 BIRDS = ("001.Black_footed_Albatross", *(f"{i:03d}.Bird" for i in range(2, 200)), "200.Common_Yellowthroat")
@@ -22,6 +23,11 @@ def test_birds_are_known_by_their_folders() -> None:
     assert data_name("folder", BIRDS) == "cub-200"
     assert data_name("folder", BIRDS[:100]) == "folder"
     assert data_name("folder", ("001.Some_bird", *BIRDS[1:])) == "folder"
+
+
+def test_cifar10_is_known_as_class_folders() -> None:
+    assert data_name("folder", reversed(CIFAR10)) == data_name("cifar10", CIFAR10) == "cifar10"
+    assert data_name("folder", CIFAR10[:9]) == "folder"
 
 
 def test_all_else_is_called_as_its_index_says() -> None:

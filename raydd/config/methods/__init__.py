@@ -1,11 +1,12 @@
-"""One config model per method, a file each, and the list of methods that there are.
+"""One config model per method, a file for each family, and the list of methods that there are.
 
-A method is announced here without torch; its arithmetic stands in `raydd/methods/`, one file each. Third parties announce
+A method is announced here without torch; its arithmetic stands in `raydd/methods/`. Third parties announce
 theirs through the entry-point group `raydd.methods`, whose entries are `MethodSpec` objects.
 """
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -38,6 +39,8 @@ __all__ = [
     "RandomConfig",
     "methods",
 ]
+
+_log = logging.getLogger("raydd")
 
 BUILT_IN = (
     MethodSpec(
@@ -148,5 +151,7 @@ def methods() -> dict[str, MethodSpec]:
     found = {spec.name: spec for spec in BUILT_IN}
     for entry in entry_points(group="raydd.methods"):
         spec = entry.load()
+        if spec.name in found:
+            _log.warning("the method %s of %s is left out: there is one of that name", spec.name, entry.value)
         found.setdefault(spec.name, spec)
     return found
