@@ -23,7 +23,7 @@ from raydd.engine.validation import Ask, Score, Validation
 from raydd.engine.work import Arrays, fit_whitening, to_arrays, transform_of
 from raydd.errors import ConfigError, RunError
 from raydd.evaluate.protocols import PROTOCOLS
-from raydd.evaluate.request import check_index
+from raydd.evaluate.request import check_apart, check_index
 from raydd.methods import Method, Tensors, create
 from raydd.nets import build
 from raydd.store import Folder, Lease, check_kind, from_json, load_manifest, read_verified
@@ -71,14 +71,16 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
     check_engine(config.engine)
     real = open_real(config, train)
     resolved = config.resolved(facts_of(real))
-    _check_evaluation(resolved, facts_of(real), real.class_names, test)
+    _check_evaluation(resolved, facts_of(real), real.class_names, real.index.hash, test)
     job = Job(config=resolved, shards=train, index_hash=real.index.hash)
     method = create(resolved.method, resolved.net, problem_of(resolved, real))
     check_exchange(resolved.engine, method)
     return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
 
 
-def _check_evaluation(config: Config, facts: DataFacts, classes: Sequence[str], test: str | None) -> None:
+def _check_evaluation(
+    config: Config, facts: DataFacts, classes: Sequence[str], index_hash: str, test: str | None
+) -> None:
     """Check, before any round, what is to be scored when all are done."""
     wanted, method = config.evaluate, config.method
     if not wanted.repeats and not wanted.every:
@@ -93,8 +95,12 @@ def _check_evaluation(config: Config, facts: DataFacts, classes: Sequence[str], 
     assert config.net != "auto", "it is resolved"
     for net in [config.net] if wanted.nets == "auto" else wanted.nets:
         build(protocol.net(net).resolved(facts), shape, len(classes))
-    if test is not None:
-        check_index(load_index(Folder(test)), test, "test", classes, shape)
+    if test is None:
+        return
+    index = load_index(Folder(test))
+    check_index(index, test, "test", classes, shape)
+    if wanted.baselines or protocol.rates:
+        check_apart(index_hash, index.hash, f"data.train and data.test ({test})")
 
 
 def is_finished(plan: Plan, resume: Resume) -> bool:

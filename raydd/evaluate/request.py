@@ -396,6 +396,16 @@ def check_index(index: Index, url: str, what: str, classes: Sequence[str], shape
         )
 
 
+def check_apart(train: str, test: str, where: str) -> None:
+    """Check, given the hashes of two indexes, that baselines and choices are not made of test images.
+
+    Raises:
+        ConfigError: When both are the same.
+    """
+    if train == test:
+        raise ConfigError(f"training and test shards must be two splits, got the same images in {where}")
+
+
 def _facts(ds: DistilledSet, index: Index) -> DataFacts:
     counts = [int(index.counts[index.classes.index(name)]) for name in ds.classes]
     return DataFacts(

@@ -10,11 +10,10 @@ from typing import TypeVar
 import torch
 
 from raydd.data.index import load_index
-from raydd.errors import ConfigError
 from raydd.evaluate.items import Placed, Predictor, placed_accuracies, real_data
 from raydd.evaluate.mapping import MapFunction, Progress, sequential
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
-from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, float_bytes, net_text, prepare
+from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, check_apart, float_bytes, net_text, prepare
 from raydd.evaluate.results import Accuracy, deviation
 from raydd.store import Folder
 
@@ -74,17 +73,12 @@ def evaluate_all(
             prepare(request, test=test, train=train, whole_epochs=whole_epochs, seed=seed, device=device)
             for request in requests
         ]
-        if train is not None:
-            _check_apart(train, test)
+        if train is not None and any(len(task.sizes) > 1 or task.protocol.rates for task in tasks):
+            check_apart(load_index(Folder(train)).hash, load_index(Folder(test)).hash, f"{train} and {test}")
         return _Run(tasks, repeats, size, map, on_result).results()
     finally:
         # What this process read for it is not kept beyond it.
         real_data.cache_clear()
-
-
-def _check_apart(train: str, test: str) -> None:
-    if load_index(Folder(train)).hash == load_index(Folder(test)).hash:
-        raise ConfigError(f"training and test shards must be two splits, got the same images in {train} and {test}")
 
 
 def group_size(group: int | None, device: str) -> int:

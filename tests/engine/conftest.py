@@ -16,6 +16,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
+def digits_test(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The packed test split of digits."""
+    dest = str(tmp_path_factory.mktemp("digits-test"))
+    pack("digits", dest, split="test")
+    return dest
+
+
+@pytest.fixture(scope="session")
 def undisturbed(digits: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """For each method the learned tensors of a run in one process that nothing happened to."""
     store = str(tmp_path_factory.mktemp("undisturbed"))

@@ -131,7 +131,7 @@ def driver_of(run: Path) -> int:
 def test_killed_driver_is_submitted_again_and_its_set_pulled(head: Head, digits: str, tmp_path: Path) -> None:
     from raydd.config import load_config
 
-    config = write(tmp_path / "c.yaml", raw(digits, tmp_path / "runs", "nightly", 400))
+    config = write(tmp_path / "c.yaml", raw(digits, tmp_path / "runs", "nightly", 150))
     words = ["submit", "distill", config, "--wait", "--retries", "1"]
     told = [str(Path(sys.executable).with_name("raydd")), *words]
     env = {**head.env, "RAY_API_SERVER_ADDRESS": head.url}

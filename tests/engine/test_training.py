@@ -15,7 +15,6 @@ import torch
 from raydd import api
 from raydd.config import validate
 from raydd.config.train import TrainConfig
-from raydd.data.pack import pack
 from raydd.engine import raytrain
 from raydd.engine.metrics import read_metrics
 from raydd.engine.numerics import numerics
@@ -33,14 +32,6 @@ SMALL = {"net": "convnet:width=4,depth=1,norm=batch", "epochs": 2, "batch": 100,
 
 class Stop(Exception):
     """What interrupts a training."""
-
-
-@pytest.fixture(scope="session")
-def digits_test(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The packed test split of digits."""
-    dest = str(tmp_path_factory.mktemp("digits-test"))
-    pack("digits", dest, split="test")
-    return dest
 
 
 def train(data: str, store: Path, **changes: Any) -> dict[str, Any]:

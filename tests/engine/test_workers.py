@@ -41,10 +41,10 @@ def test_same_bits_for_any_number_of_workers(
     assert len(busy) >= workers, "every worker must have done slots"
 
 
-def test_evaluation_does_not_depend_on_workers(digits: str, tmp_path: Path, ray_address: str) -> None:
+def test_evaluation_does_not_depend_on_workers(digits: str, digits_test: str, tmp_path: Path, ray_address: str) -> None:
     scores = []
     for workers in (0, 2):
-        config = toy("random", digits, str(tmp_path), workers=workers, data__test=digits, evaluate__repeats=3)
+        config = toy("random", digits, str(tmp_path), workers=workers, data__test=digits_test, evaluate__repeats=3)
         scores.append([a.to_json() for a in raydd.distill(config).accuracies])
     assert scores[0] == scores[1]
     assert scores[0][0]["repeats"] == 3
