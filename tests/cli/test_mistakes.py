@@ -312,6 +312,10 @@ def ended(outcome: Outcome) -> str:
             "net.name vgg11 takes images of at least 32 pixels, got 8",
         ),
         (
+            ["distill", "c.yaml", "--set", "name=b", "--set", "evaluate.repeats=1", "--set", "data.train={test}"],
+            "training and test shards must be two splits, got the same images in data.train and data.test ({test})",
+        ),
+        (
             ["evaluate", "runs/a", "--test", "{test}", "--predictors", "svm"],
             "predictors must be out of train, krr, knn",
         ),
