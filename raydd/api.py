@@ -24,7 +24,7 @@ from raydd.engine.training import plan_training, train_network
 from raydd.errors import DataError, UserError
 from raydd.evaluate import Accuracy, Keeping, Request, pooled
 from raydd.evaluate import evaluate_all as score_all
-from raydd.evaluating import EvaluateOptions, asked, evaluate_sets
+from raydd.evaluating import EvaluateOptions, asked, evaluate_sets, is_scored
 from raydd.export import Exported
 from raydd.export import export as write_export
 from raydd.live import read_accuracies
@@ -250,11 +250,7 @@ def _who(executor: Executor) -> str:
 
 def _scores(plan: Plan) -> list[Accuracy] | None:
     """Return the accuracies of a run whose evaluation is done, unless something else was asked for then."""
-    if not plan.run.exists("evaluation.json"):
-        return None
-    if plan.run.record("evaluation.json").get("asked") != asked(plan.run, plan.test, plan.config.evaluate):
-        return None
-    return read_accuracies(plan.run)
+    return read_accuracies(plan.run) if is_scored(plan.run, plan.test, plan.config.evaluate) else None
 
 
 def _score(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,13 +13,24 @@ from typing import Any
 import torch
 
 from raydd.config import EngineConfig, EvaluateConfig, validate
+from raydd.config.net import read_net
 from raydd.data.index import load_index
 from raydd.distilled import DistilledSet, artifact_folder
 from raydd.engine.coresets import with_coresets
 from raydd.engine.executor import open_executor
 from raydd.engine.numerics import keep_heap, numerics
 from raydd.errors import ConfigError, UserError
-from raydd.evaluate import Accuracy, Evaluation, Keeping, Request, evaluate_all, record, robust_requests, robustness
+from raydd.evaluate import (
+    Accuracy,
+    Evaluation,
+    Keeping,
+    Request,
+    evaluate_all,
+    net_text,
+    record,
+    robust_requests,
+    robustness,
+)
 from raydd.packing import pack_once, packed_size, packed_training
 from raydd.store import Folder, load_manifest
 from raydd.watchers import Watcher
@@ -89,12 +101,16 @@ def evaluate_sets(
     keep_heap()
     shards, size = Folder("shards").url, packed_size(sets[0]) if sets else None
     test = pack_once(options.test, shards, "test", size, watcher)
-    train = own_shards(sets) if options.train is None else pack_once(options.train, shards, "train", size, watcher)
-    options = replace(options, test=test, train=train, baselines=_baselines(options, train))
+    options = replace(options, test=test)
+    train = (
+        own_shards(sets, options) if options.train is None else pack_once(options.train, shards, "train", size, watcher)
+    )
+    options = replace(options, train=train, baselines=_baselines(options, train))
     names = _names([one if isinstance(one, str) else one.recipe.name for one in given])
     requests = _requests(sets, names, options)
     facts = {key: value for key, value in asdict(options).items() if key not in _ELSEWHERE}
-    told = {"sets": names, **facts}
+    nets = None if options.nets is None else [_net_text(net) for net in options.nets]
+    told = {"sets": [one if isinstance(one, str) else one.recipe.name for one in given], **facts, "nets": nets}
     engine = _engine(options)
     kept, place = None if options.keep is None else Folder(options.keep), _digest(told)
     with numerics(engine), open_executor(engine) as executor:
@@ -128,16 +144,32 @@ def asked(folder: Folder, test: str | None, wanted: EvaluateConfig) -> dict[str,
     return {"set": learned, "test": test, "test_hash": test_hash, **wanted.model_dump(mode="json")}
 
 
-def own_shards(sets: Sequence[DistilledSet]) -> str | None:
-    """Return the URL of the packed training shards that all of the sets were distilled from, where they are at hand."""
-    wanted = {ds.recipe.index_hash for ds in sets}
+def is_scored(folder: Folder, test: str | None, wanted: EvaluateConfig) -> bool:
+    """Return whether evaluation.json says what the set in a folder scores as it is asked for now."""
+    if not folder.exists("evaluation.json"):
+        return False
+    before, now = folder.record("evaluation.json").get("asked"), asked(folder, test, wanted)
+    if isinstance(before, dict) and "test_hash" not in before:
+        # Older records name the test split by its URL alone.
+        del now["test_hash"]
+    return before == now
+
+
+def own_shards(sets: Sequence[DistilledSet], options: EvaluateOptions) -> str | None:
+    """Return the URL of the packed training shards that all of the sets were distilled from.
+
+    None where they are not at hand, where workers may not reach them, or where they are to be scored on.
+    """
+    wanted, scored_on = {ds.recipe.index_hash for ds in sets}, load_index(Folder(options.test)).hash
     for ds in sets:
         try:
             url = packed_training(ds)
-            if url is not None and wanted == {load_index(Folder(url)).hash}:
-                return url
+            if url is None or wanted != {load_index(Folder(url)).hash} or scored_on in wanted:
+                continue
         except (UserError, FileNotFoundError):
             continue
+        elsewhere = bool(options.workers and os.environ.get("RAY_ADDRESS"))
+        return Folder(url).url if "://" in url or not elsewhere else None
     return None
 
 
@@ -145,6 +177,10 @@ def _baselines(options: EvaluateOptions, train: str | None) -> Sequence[str]:
     if options.baselines is not None:
         return options.baselines
     return USUAL_BASELINES if train is not None and not options.robust else ()
+
+
+def _net_text(net: Mapping[str, Any] | str) -> str:
+    return net if isinstance(net, str) else net_text(read_net(dict(net)))
 
 
 def _engine(options: EvaluateOptions) -> EngineConfig:

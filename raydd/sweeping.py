@@ -16,7 +16,7 @@ from raydd.engine.run import Resume
 from raydd.engine.tracking import check_trackers
 from raydd.errors import EngineError, FinalError, RunError
 from raydd.evaluate import Accuracy
-from raydd.evaluating import EvaluateOptions, asked, evaluate_sets
+from raydd.evaluating import EvaluateOptions, asked, evaluate_sets, is_scored
 from raydd.live import read_accuracies
 from raydd.packing import packed
 from raydd.store import Folder, Lease, load_manifest
@@ -137,7 +137,7 @@ def _is_complete(plan: SweepPlan) -> bool:
         return False
     left_s = _seconds_left(plan)
     left = (left_s is None or left_s > 0) and anything_left(plan, read_trials(plan.folder))
-    return not left and (_asked(plan) is None or _is_evaluated(plan))
+    return not left and (_asked(plan) is None or is_scored(plan.folder, plan.test, plan.config.evaluate))
 
 
 def _asked(plan: SweepPlan) -> dict[str, Any] | None:
@@ -146,11 +146,6 @@ def _asked(plan: SweepPlan) -> dict[str, Any] | None:
     if not wanted.repeats or plan.test is None:
         return None
     return asked(plan.folder, plan.test, wanted)
-
-
-def _is_evaluated(plan: SweepPlan) -> bool:
-    folder = plan.folder
-    return folder.exists("evaluation.json") and folder.record("evaluation.json").get("asked") == _asked(plan)
 
 
 def _found(plan: SweepPlan, trials: Sequence[Trial]) -> Sweep:
@@ -209,7 +204,7 @@ class _Driver:
         self._write_status("promoting")
         self._write_best(best)
         self._promote(best)
-        if _asked(self.plan) is not None and not _is_evaluated(self.plan):
+        if _asked(self.plan) is not None and not is_scored(self.folder, self.plan.test, self.plan.config.evaluate):
             self._evaluate()
         self._write_page()
         self._write_status("finished")

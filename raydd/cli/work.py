@@ -182,8 +182,10 @@ def evaluate(
         return
     print_table(results)
     for score in scores:
-        label, augmented = f"{score.lrs:.3f} +- {score.lrs_std:.3f}", f"{score.ars:.3f} +- {score.ars_std:.3f}"
-        print_line(f"{score.set}: label-robust score {label}, augmentation-robust score {augmented}")
+        stds = ["" if std is None else f" +- {std:.3f}" for std in (score.lrs_std, score.ars_std)]
+        print_line(
+            f"{score.set}: label-robust score {score.lrs:.3f}{stds[0]}, augmentation-robust score {score.ars:.3f}{stds[1]}"
+        )
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +86,10 @@ def download(source: str, split: str) -> None:
         return
     except DataError:
         pass
+    if "://" in root:
+        raise UserError(
+            f"--download fetches into a folder of this machine, got {root!r}; fetch there, and pack from there"
+        )
     folder = Path(root).absolute()
     if kind == "tiny-imagenet":
         if folder.name != TINY:
@@ -101,7 +106,16 @@ def _fetch(part: Part, folder: Path) -> None:
     if not check_integrity(path, part.md5):
         _fetch_from_one(part, path)
     if path.name.endswith(ARCHIVES):
-        extract_archive(path, folder)
+        # Aside, so that what was unpacked in part is never taken for the data set.
+        aside = folder / f"{path.name}.unpacked"
+        shutil.rmtree(aside, ignore_errors=True)
+        extract_archive(path, aside)
+        for each in aside.iterdir():
+            if (folder / each.name).is_dir():
+                shutil.copytree(each, folder / each.name, dirs_exist_ok=True)
+            else:
+                os.replace(each, folder / each.name)
+        shutil.rmtree(aside)
 
 
 def _fetch_from_one(part: Part, path: Path) -> None:

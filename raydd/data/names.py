@@ -1,8 +1,8 @@
 """What the papers' tables call a data set, where its index calls it by the kind of source that it was read from.
 
-ImageNette and ImageWoof are classes of ImageNet, CUB-200 is read as class folders, and so may CIFAR-10 be; each is known by its
-classes. So the name
-follows from the index and the chosen classes alone, wherever images or shards lie and in whatever order classes are chosen.
+ImageNette and ImageWoof are classes of ImageNet, CUB-200 is read as class folders, and so may CIFAR-10 be; each is known by
+its classes. So the name follows from the index and the chosen classes alone, wherever images or shards lie and in whatever
+order classes are chosen.
 """
 
 from __future__ import annotations

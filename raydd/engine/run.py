@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raydd.config import BASELINES, Config, DataFacts, config_from, dump_config, flat, methods, parse_yaml
+from raydd.config import BASELINES, Config, config_from, dump_config, flat, methods, parse_yaml
+from raydd.config.net import read_net
 from raydd.data.index import load_index
 from raydd.data.reader import RealData
 from raydd.data.transforms import Transform
@@ -71,18 +72,26 @@ def plan_run(config: Config, train: str, test: str | None) -> Plan:
     check_engine(config.engine)
     real = open_real(config, train)
     resolved = config.resolved(facts_of(real))
-    _check_evaluation(resolved, facts_of(real), real.class_names, real.index.hash, test)
+    check_evaluation(resolved, real, test)
     job = Job(config=resolved, shards=train, index_hash=real.index.hash)
     method = create(resolved.method, resolved.net, problem_of(resolved, real))
     check_exchange(resolved.engine, method)
     return Plan(job=job, real=real, method=method, run=Folder(resolved.store).folder(resolved.name), test=test)
 
 
-def _check_evaluation(
-    config: Config, facts: DataFacts, classes: Sequence[str], index_hash: str, test: str | None
-) -> None:
-    """Check, before any round, what is to be scored when all are done."""
-    wanted, method = config.evaluate, config.method
+def check_evaluation(config: Config, real: RealData, test: str | None) -> None:
+    """Check, before any round, what is to be scored when all are done.
+
+    Args:
+        config: Resolved.
+        real: The training images.
+        test: URL of the packed test split; None where there is none.
+
+    Raises:
+        ConfigError: For a protocol or a network that is impossible here, or splits that are the same.
+        DataError: When the test split does not fit the training split.
+    """
+    wanted, method, facts, classes = config.evaluate, config.method, facts_of(real), real.class_names
     if not wanted.repeats and not wanted.every:
         return
     name = method.default_protocol if wanted.protocol == "auto" else wanted.protocol
@@ -93,14 +102,15 @@ def _check_evaluation(
             "learns none; set it to auto"
         )
     assert config.net != "auto", "it is resolved"
-    for net in [config.net] if wanted.nets == "auto" else wanted.nets:
+    own = config.net if protocol.net_name is None else read_net(protocol.net_name)
+    for net in [own] if wanted.nets == "auto" else wanted.nets:
         build(protocol.net(net).resolved(facts), shape, len(classes))
-    if test is None:
+    if test is None or not wanted.repeats:
         return
     index = load_index(Folder(test))
     check_index(index, test, "test", classes, shape)
     if wanted.baselines or protocol.rates:
-        check_apart(index_hash, index.hash, f"data.train and data.test ({test})")
+        check_apart(real.index.hash, index.hash, f"data.train and data.test ({test})")
 
 
 def is_finished(plan: Plan, resume: Resume) -> bool:

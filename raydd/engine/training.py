@@ -176,7 +176,7 @@ def _is_finished(job: TrainJob, run: Folder, resume: Resume) -> bool:
         raise RunError(
             f"the run {run.url} is of another config ({_difference(before, job)}); choose another name, or delete it"
         )
-    if run.exists("train.json") and job.test_hash in (None, run.record("train.json").get("test_hash")):
+    if run.exists("train.json") and _is_scored(job, run.record("train.json")):
         return True
     # A finished one that is to be scored on another split: no update is left, and it ends anew.
     workers = before.get("workers")
@@ -187,6 +187,14 @@ def _is_finished(job: TrainJob, run: Folder, resume: Resume) -> bool:
             workers,
         )
     return False
+
+
+def _is_scored(job: TrainJob, result: dict[str, Any]) -> bool:
+    if "test_hash" in result:
+        return job.test_hash in (None, result["test_hash"])
+    # Older records name the split by its URL alone.
+    config = result.get("config")
+    return job.config.test in (None, config.get("test") if isinstance(config, dict) else None)
 
 
 def _difference(before: dict[str, Any], job: TrainJob) -> str:

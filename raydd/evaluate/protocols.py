@@ -47,6 +47,7 @@ from torch import Tensor
 
 from raydd.augment import per_image
 from raydd.config import NetConfig
+from raydd.config.methods.rtp import CIFAR
 from raydd.functional.losses import scaled_labels
 from raydd.functional.recipe import TrainRecipe
 from raydd.functional.train import Augment
@@ -290,7 +291,7 @@ RTP = Protocol(
     norms={},
     usual_net="convnet",
 )
-RTP = replace(RTP, variants=dict.fromkeys(("cifar10", "cifar100"), replace(RTP, augmentation="flip_rotate")))
+RTP = replace(RTP, variants=dict.fromkeys(CIFAR, replace(RTP, augmentation="flip_rotate")))
 DD = Protocol(
     name="dd",
     summary="DD: exactly the learned steps with the learned step sizes, Xavier-normal networks, nothing else",

@@ -84,7 +84,7 @@ def recorded(run: Folder) -> list[Evaluation]:
 
 
 def command(evaluation: Evaluation) -> str:
-    """Return the command line that repeats an evaluation, without what it would be anyway."""
+    """Return a command line that repeats an evaluation."""
     asked = evaluation.asked
     words = ["raydd", "evaluate", *map(str, asked.get("sets", ())), "--test", evaluation.test]
     for key, usual in _USUAL.items():

@@ -403,7 +403,9 @@ def check_apart(train: str, test: str, where: str) -> None:
         ConfigError: When both are the same.
     """
     if train == test:
-        raise ConfigError(f"training and test shards must be two splits, got the same images in {where}")
+        raise ConfigError(
+            f"training and test shards must be two splits, got the same images in {where}; pack another split of the data set"
+        )
 
 
 def _facts(ds: DistilledSet, index: Index) -> DataFacts:

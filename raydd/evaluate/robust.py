@@ -46,8 +46,8 @@ class Robustness:
         gain_over_random: IOR.
         augmented_gain: Set over random images, both trained with augmentation.
         plain_gain: The same without.
-        lrs_std: Deviation of the label-robust score, as those of the accuracies, taken to be independent, make it; None in
-            older records.
+        lrs_std: Deviation of the label-robust score, as those of the accuracies, taken to be independent, make it; None
+            where one of them is of a single network, and in older records.
         ars_std: Likewise of the augmentation-robust score.
     """
 
@@ -184,15 +184,15 @@ def _robustness(results: Sequence[Accuracy]) -> Robustness:
     )
 
 
-def _scored(function: Callable[..., float], results: Mapping[str, Accuracy]) -> tuple[float, float]:
-    """Return a score of accuracies, and its deviation to first order."""
+def _scored(function: Callable[..., float], results: Mapping[str, Accuracy]) -> tuple[float, float | None]:
+    """Return a score of accuracies, and its deviation to first order; None for single networks."""
     means = {name: result.mean / 100 for name, result in results.items()}
     score, variance = function(**means), 0.0
     for name, result in results.items():
         step = STEP if means[name] < 0.5 else -STEP
         slope = (function(**{**means, name: means[name] + step}) - score) / step
         variance += (slope * result.std / 100) ** 2
-    return score, math.sqrt(variance)
+    return score, math.sqrt(variance) if all(result.repeats > 1 for result in results.values()) else None
 
 
 def _first(results: Sequence[Accuracy], of: str) -> Accuracy:

@@ -13,7 +13,7 @@ from raydd.data.index import load_index
 from raydd.evaluate.items import Placed, Predictor, placed_accuracies, real_data
 from raydd.evaluate.mapping import MapFunction, Progress, sequential
 from raydd.evaluate.protocols import PROTOCOLS, Protocol
-from raydd.evaluate.request import VAL_FRACTION, Cell, Request, Task, check_apart, float_bytes, net_text, prepare
+from raydd.evaluate.request import Cell, Request, Task, check_apart, float_bytes, net_text, prepare
 from raydd.evaluate.results import Accuracy, deviation
 from raydd.store import Folder
 
@@ -209,7 +209,7 @@ def _note(task: Task, cell: Cell) -> str | None:
         return "the learning rate is fixed, and the training as long as `whole_epochs` says"
     if task.seen and cell.of == "distilled":
         return (
-            f"the learning rate was chosen on {VAL_FRACTION:.0%} of the training split, which the set may have seen: its run "
-            "kept nothing for validation"
+            f"the learning rate was chosen on {task.shared.val_fraction:.0%} of the training split, which the set may have "
+            "seen: its run did not keep it for validation"
         )
     return None

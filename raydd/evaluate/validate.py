@@ -52,7 +52,7 @@ def _best(task: Task, cell: Cell, repeats: int, size: int) -> list[float]:
     trials = [
         [
             percent
-            for item in replace(cell, lr=rate).items(repeats, size, "val")
+            for item in replace(cell, lr=rate).items(task.repeats(cell, repeats), size, "val")
             for percent in accuracies(task.shared, item)
         ]
         for rate in rates

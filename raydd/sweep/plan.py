@@ -23,6 +23,7 @@ from raydd.config import (
 from raydd.data.reader import RealData
 from raydd.engine.executor import check_engine
 from raydd.engine.job import facts_of, open_real, problem_of
+from raydd.engine.run import check_evaluation
 from raydd.errors import ConfigError, RunError
 from raydd.evaluate import net_text
 from raydd.methods import create
@@ -207,6 +208,7 @@ def plan_sweep(base: SweepBase, train: str, test: str | None) -> SweepPlan:
         real=real,
     )
     plan.check()
+    check_evaluation(base.config.resolved(facts_of(real)), real, test)
     return plan
 
 

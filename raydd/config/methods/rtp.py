@@ -12,6 +12,8 @@ from raydd.errors import ConfigError
 
 # Images a class below which bases are given up for addresses, and the number of bases at which that ends.
 FEW_ADDRESSES, FEW_BASES = 20, 8
+# What its authors augment.
+CIFAR = ("cifar10", "cifar100")
 LINEAR_OPERATIONS = ("crop", "cutout", "flip", "scale", "rotate")
 
 
@@ -76,7 +78,7 @@ class RTPConfig(UnrolledConfig):
                 f"method.shots must be < the images of the smallest class ({facts.smallest_class}), got {self.shots}"
             )
         if self.augment == "auto":
-            update["augment"] = "flip_rotate" if facts.name in ("cifar10", "cifar100") else None
+            update["augment"] = "flip_rotate" if facts.name in CIFAR else None
         result = self.model_copy(update=update)
         result.addresses(facts)
         return result
