@@ -380,7 +380,7 @@ def test_what_was_evaluated_since_stands_below(make_run):
     assert "The set was not evaluated" not in page_of(run).words
     name = where.removeprefix(run.url + "/")
     run.write_json(name, {**run.record(name), "set": "another"})
-    assert page_of(run).words.count("By raydd evaluate") == 1
+    assert page_of(run).words.count(", by raydd evaluate") == 1
     run.write_json(name, {"set": load_manifest(run.folder("distilled")).files["data.safetensors"].sha256, "results": 3})
     assert f"Later evaluations: The record could not be read: {where} was altered" in page_of(run).words
 
