@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from raydd.config import Config
 from raydd.data.pack import pack
 from raydd.distilled import DistilledSet
 from raydd.errors import ConfigError, EngineError, RaydError, RunError, UserError
+from raydd.evaluating import EvaluateOptions, own_shards
 from raydd.pulling import pull
 
 SCRIPT = """
@@ -142,6 +144,23 @@ def test_evaluate(run: raydd.Run) -> None:
     ):
         with pytest.raises(ConfigError, match=told):
             raydd.evaluate(run.url, test=test, **wrong)
+
+
+def test_training_shards_are_taken_only_where_they_serve(
+    run: raydd.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = run.distilled()
+    data = ds.recipe.config["data"]
+    options = EvaluateOptions(test=data["test"])
+    assert own_shards([ds, ds], options) == data["train"]
+    other = replace(ds, recipe=replace(ds.recipe, index_hash="0" * 64))
+    assert own_shards([ds, other], options) is None, "a set of other images"
+    assert own_shards([ds], replace(options, test=data["train"])) is None, "what is scored on"
+    gone = replace(ds, recipe=replace(ds.recipe, config={"data": {"train": str(tmp_path / "gone")}}))
+    assert own_shards([gone], options) is None
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert own_shards([ds], options) == data["train"], "no worker, so it is this machine that reads them"
+    assert own_shards([ds], replace(options, workers=2)) is None, "a folder that workers may not reach"
 
 
 def test_a_pulled_set_beside_something_else_is_no_runs(run: raydd.Run, tmp_path: Path) -> None:

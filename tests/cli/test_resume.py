@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from raydd.data.index import load_index
+from raydd.data.pack import pack
+from raydd.store import Folder
 from tests.cli.conftest import write_config
 from tests.cli.program import Program, command
 from tests.data.makers import tree
@@ -127,6 +132,27 @@ def test_more_rounds_where_a_schedule_depends_on_them(work: Path, shards: dict[s
     assert "method.rounds was 4, now 6" in mistake
     assert mistake.startswith(f"raydd: the run a at {work}/runs/a is of another config (")
     assert tree(work) == before
+
+
+def test_scores_are_of_the_test_images_that_lie_there_now(copied: Path, tmp_path: Path, shards: dict[str, str]) -> None:
+    wanted = ["distill", "c.yaml", "--set", "evaluate.repeats=1", "--set", f"data.test={tmp_path}/test", "--json"]
+    shutil.copytree(shards["test"], tmp_path / "test")
+    first = command(copied, *wanted).facts
+    place = copied / "runs/a/evaluation.json"
+    told = place.read_text()
+    # As it was recorded before test images were named by their hash.
+    older = json.loads(told)
+    del older["asked"]["test_hash"]
+    place.write_text(json.dumps(older))
+    assert command(copied, *wanted).facts["accuracy"] == first["accuracy"]
+    assert json.loads(place.read_text()) == older, "nothing was scored again"
+    place.write_text(told)
+    shutil.rmtree(tmp_path / "test")
+    pack(f'view:{{"of": "{shards["test"]}", "part": [0, 2]}}', str(tmp_path / "test"), split="test")
+    command(copied, *wanted)
+    again = json.loads(place.read_text())
+    assert again["asked"]["test_hash"] == load_index(Folder(str(tmp_path / "test"))).hash
+    assert again["results"] != older["results"]
 
 
 def test_another_evaluation_of_a_finished_run(copied: Path) -> None:

@@ -84,7 +84,9 @@ def test_what_was_left_half_is_fetched_anew(
 def test_another_address_is_tried(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     offer(publisher, monkeypatch, f"{publisher.url}/nowhere")
     download(f"mnist:{tmp_path}/mnist", "train")
-    parse(f"mnist:{tmp_path}/mnist").open("train")
+    assert len(parse(f"mnist:{tmp_path}/mnist").open("train").labels) == 20
+    assert "/nowhere/train-images-idx3-ubyte.gz" in publisher.asked
+    assert list((tmp_path / "mnist").glob("*.part")) == []
 
 
 def test_an_archive_is_unpacked_where_its_folder_belongs(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -90,6 +91,21 @@ def test_scores_of_results_by_hand():
     assert found.gain_over_random == pytest.approx(0.5)
     assert (found.augmented_gain, found.plain_gain) == pytest.approx((0.3, -0.1))
     assert (found.lrs, found.ars) == pytest.approx(((E**0.1 - 1 / E) / (E - 1 / E),) * 2)
+
+
+def test_deviations_of_scores_by_hand():
+    """The slope of (e^a - 1/e) / (e - 1/e) is e^a / (e - 1/e), and a is half the sum of four accuracies with their signs."""
+    kinds = [("distilled", 60), ("random", 30), ("whole", 80)]
+    fair = [result(of, mean, augmented=how) for how in (True, False) for of, mean in kinds]
+    results = [replace(one, std=4.0, repeats=2) for one in fair]
+    own = [replace(result(of, mean, "dsa"), std=3.0, repeats=5) for of, mean in (("distilled", 70), ("random", 20))]
+    (found,) = robustness([*results, *own])
+    # Of LRS: IOR = .5, HLR = .2, alpha = .15; of ARS: beta = .3.
+    slopes = [E**a / (E - 1 / E) for a in (0.15, 0.3)]
+    assert found.lrs_std == pytest.approx(slopes[0] * 0.5 * math.sqrt(2 * 0.03**2 + 2 * 0.04**2), rel=1e-5)
+    assert found.ars_std == pytest.approx(slopes[1] * 0.5 * math.sqrt(4 * 0.04**2), rel=1e-5)
+    (single,) = robustness([*fair, *own])
+    assert (single.lrs_std, single.ars_std) == (None, None)
 
 
 def test_what_is_asked_for(make_set):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -16,7 +17,8 @@ from raydd.config import flat
 from raydd.data.names import PARTS
 from raydd.distilled import DistilledSet
 from raydd.errors import DataError
-from raydd.evaluate import Accuracy, Evaluation, Robustness, record
+from raydd.evaluate import Accuracy, Evaluation, Robustness, record, recorded
+from raydd.evaluate.record import command
 from raydd.report import RealImages, write_report
 from raydd.report.gather import Choice, RunRecord, gather
 from raydd.report.page import context, render
@@ -359,6 +361,22 @@ def test_several_networks_are_a_heat_map(make_run):
     # Once, though it holds for seven rows.
     assert page.words.count("Distilled set: seen before.") == 1
     assert "Learning rate 0.01" in page.words
+
+
+def test_the_newest_evaluation_comes_first_with_its_command(make_run, monkeypatch):
+    run, one = make_run(), Accuracy.from_json(accuracy("distilled", 40.0, net="mlp", set="runs/toy"))
+    said = {"sets": ["runs/toy"], "nets": ["convnet:width=8,depth=1", "mlp"], "grid": {"norm": ["none", "batch"]}}
+    said |= {"predictors": ["train", "knn"], "repeats": 5, "baselines": [], "precision": "bf16", "robust": True}
+    # In an order that neither keys nor names give.
+    for at, seed in ((2.0, 1), (3.0, 2), (1.0, 3)):
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        record(run, {**said, "seed": seed}, Evaluation(test="a test", results=[one], robust=[]))
+    found = recorded(run)
+    assert [(each.at, each.asked["seed"]) for each in found] == [(3.0, 2), (2.0, 1), (1.0, 3)]
+    assert command(found[0]) == (
+        "raydd evaluate runs/toy --test 'a test' --nets convnet:width=8,depth=1,mlp --predictors train,knn --baselines '' "
+        "--seed 2 --precision bf16 --grid norm=none,batch --robust"
+    )
 
 
 def test_what_was_evaluated_since_stands_below(make_run):
