@@ -38,8 +38,6 @@ from raydd.watchers import Watcher
 _log = logging.getLogger("raydd")
 # What the numbers do not depend on.
 _ELSEWHERE = ("workers", "keep", "record")
-# Beside every result, where training images are at hand.
-USUAL_BASELINES = ("random", "random@bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +174,7 @@ def own_shards(sets: Sequence[DistilledSet], options: EvaluateOptions) -> str | 
 def _baselines(options: EvaluateOptions, train: str | None) -> Sequence[str]:
     if options.baselines is not None:
         return options.baselines
-    return USUAL_BASELINES if train is not None and not options.robust else ()
+    return EvaluateConfig().baselines if train is not None and not options.robust else ()
 
 
 def _net_text(net: Mapping[str, Any] | str) -> str:
